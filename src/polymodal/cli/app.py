@@ -1,0 +1,84 @@
+"""The list of verbs, and what becomes of errors."""
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from polymodal.errors import ConfigError, PolymodalError, did_you_mean
+from polymodal.version import __version__
+
+VERBS = {
+    "check": "Open every picture and text of a table; list the faults by row and column.",
+    "split": "Divide a table into train, val and test.",
+    "preview": "Draw a contact sheet of pictures and captions, with or without augmentation.",
+    "fit": "Train a model by a recipe on a table.",
+    "evaluate": "Measure a model on a table; write report.json and report.html.",
+    "embed": "Turn the pictures or texts of a table into vectors.",
+    "query": "Ask a table: text or picture in, nearest pictures or texts out.",
+    "classify": "Name pictures by labels the model was never trained on (zero-shot).",
+    "models": "List the models and recipes known by name; read or convert a released checkpoint.",
+    "doctor": "Report versions, conflicts, CPU, GPU and disk; check an artifact's files.",
+}
+
+
+class _Verbs(TyperGroup):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in VERBS:
+            return None
+        if ctx.resilient_parsing or "--help" in sys.argv[1:2] or len(sys.argv) == 1:
+            return TyperCommand(cmd_name, help=VERBS[cmd_name])  # enough for the list of verbs
+        run = import_module(f"polymodal.cli.{cmd_name}").run
+        verb = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+        verb.command(name=cmd_name, help=run.__doc__, no_args_is_help=True)(run)
+        return typer.main.get_command(verb)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            ctx.fail(f'no command is named "{args[0]}"{did_you_mean(args[0], VERBS)}')
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Train, evaluate and use multimodal models: checked data in, a searchable model out.",
+    epilog="Start: `polymodal check pairs.csv`, then `polymodal fit pairs.csv --out runs/a`.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of `polymodal` and `python -m polymodal`."""
+    try:
+        app()
+    except ConfigError as error:
+        _say(error)
+        sys.exit(2)
+    except PolymodalError as error:
+        _say(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _say(error: PolymodalError) -> None:
+    from rich.console import Console  # rich is slow to import and errors are rare
+
+    Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
