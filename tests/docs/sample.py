@@ -11,7 +11,7 @@ from tests.docs.blocks import ROOT
 def make_sample(folder: Path, concepts: int = 40) -> None:
     """Pictures in `photos/`, and `pairs.csv` with image, caption, caption_zh and category.
 
-    Foods and animals of the training split in three drawing styles: enough rows to split, few enough to train in seconds.
+    Foods and animals of the training split in three drawing styles: enough rows to split, few enough to train fast.
     """
     rows = pq.read_table(ROOT / "examples/emoji/emoji.parquet", filters=[("split", "==", "train")]).to_pylist()
     wanted = [row for row in rows if row["category"] in {"Food & Drink", "Animals & Nature"}]
