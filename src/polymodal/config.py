@@ -95,6 +95,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not YAML: {error}") from None
     if data is None:
@@ -124,11 +126,17 @@ def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, A
         *parents, last = key.split(".")
         node: Any = changed
         for step in parents:
-            node = node[int(step)] if isinstance(node, list) else node.setdefault(step, {})
+            node = node[_place(node, step, assignment)] if isinstance(node, list) else node.setdefault(step, {})
             if not isinstance(node, dict | list):
                 raise ConfigError(f'"{assignment}": "{step}" is a value and has no keys below it')
-        node[int(last) if isinstance(node, list) else last] = _scalar(value)
+        node[_place(node, last, assignment) if isinstance(node, list) else last] = _scalar(value)
     return changed
+
+
+def _place(items: list[Any], step: str, assignment: str) -> int:
+    if not step.isdecimal() or int(step) >= len(items):
+        raise ConfigError(f'"{assignment}": wanted a place from 0 to {len(items) - 1} in the list, got "{step}"')
+    return int(step)
 
 
 def _scalar(text: str) -> Any:

@@ -37,8 +37,10 @@ class _Verbs(TyperGroup):
             return TyperCommand(cmd_name, help=VERBS[cmd_name])  # enough for the list of verbs
         run = import_module(f"polymodal.cli.{cmd_name}").run
         verb = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-        verb.command(name=cmd_name, help=run.__doc__, no_args_is_help=True)(run)
-        return typer.main.get_command(verb)
+        verb.command(name=cmd_name, help=run.__doc__)(run)
+        command = typer.main.get_command(verb)
+        command.no_args_is_help = any(parameter.required for parameter in command.params)
+        return command
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in VERBS and not args[0].startswith("-"):
