@@ -18,9 +18,11 @@ from polymodal.metrics.retrieval import (
     median_rank,
     ndcg_at,
     places,
+    places_among,
     ranks,
     recall_at,
     retrieval_report,
+    sample_candidates,
 )
 
 score = st.sampled_from([-1.0, -0.5, -0.25, 0.0, 0.25, 0.5])  # cosines, and few enough values that many tie
@@ -176,6 +178,54 @@ def test_the_report_agrees_with_the_metrics_of_the_whole_matrix() -> None:
     scores, relevant = image @ text.T, owner[None] == torch.arange(12)[:, None]
     assert report["mAP"] == pytest.approx(mean_average_precision(scores, relevant))
     assert report["nDCG@3"] == pytest.approx(ndcg_at(3, scores, relevant))
+
+
+BY_IMAGE = torch.tensor(sorted((image, text) for text, image in enumerate(OWNER)))
+
+
+@pytest.mark.parametrize("at_once", [1, 300, 1 << 24])
+def test_places_among_all_are_the_places(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "_SCORES_AT_ONCE", at_once)
+    image, text = unit(12), unit(len(OWNER), seed=1)
+    everything = sample_candidates(BY_IMAGE, len(OWNER), len(OWNER))
+    among = places_among(everything, image, text, BY_IMAGE)
+    assert among.tolist() == places(image, text, BY_IMAGE).tolist()
+
+
+def test_places_among_a_few_are_those_of_a_plain_loop() -> None:
+    image, text = unit(12), unit(len(OWNER), seed=1)
+    candidates = sample_candidates(BY_IMAGE, len(OWNER), 6, seed=4)
+    found = places_among(candidates, image, text, BY_IMAGE)
+    for (query, item), place in zip(BY_IMAGE.tolist(), found.tolist(), strict=True):
+        row = [float(image[query] @ text[t]) for t in candidates[query].tolist()]
+        own = float(image[query] @ text[item])
+        assert place == sum(score > own for score in row) + 1
+
+
+@given(st.integers(3, 17), st.integers(0, 5))
+def test_sampled_candidates_hold_the_own_items_first_and_none_twice(count: int, seed: int) -> None:
+    candidates = sample_candidates(BY_IMAGE, len(OWNER), count, seed)
+    for image, row in enumerate(candidates.tolist()):
+        own = [text for text, owner in enumerate(OWNER) if owner == image]
+        assert row[: len(own)] == own
+        assert len(set(row)) == count
+    assert candidates.tolist() == sample_candidates(BY_IMAGE, len(OWNER), count, seed).tolist()
+
+
+def test_every_other_item_is_drawn_as_often() -> None:
+    one = torch.tensor([[0, 3]])
+    drawn = (
+        torch.cat([sample_candidates(one, 8, 3, seed)[:, 1:] for seed in range(700)]).flatten().bincount(minlength=8)
+    )
+    assert drawn[3] == 0
+    assert drawn.sum() == 1400
+    assert drawn[[0, 1, 2, 4, 5, 6, 7]].float().std() < 30  # 200 each, a standard deviation of 12 each
+
+
+@pytest.mark.parametrize("count", [2, 18])
+def test_more_candidates_than_items_and_fewer_than_belong_to_a_query_are_refused(count: int) -> None:
+    with pytest.raises(DataError, match=rf"candidates must be in \[3, 17\] .*, got {count}"):
+        sample_candidates(BY_IMAGE, len(OWNER), count)
 
 
 def test_it_does_not_count_what_is_not_a_number() -> None:

@@ -119,6 +119,49 @@ def places(queries: Array, items: Array, pairs: Array) -> Tensor:
     return torch.cat(found)
 
 
+def sample_candidates(pairs: Array, items: int, candidates: int, seed: int = 0) -> Tensor:
+    """(Q, candidates) int64: for each query its own items first, then others drawn at random, none twice.
+
+    Every query is asked among its own draw, so that all queries count and the expected value is that of one shared
+    draw, with less noise.
+
+    Args:
+        pairs: as for `places`.
+        items: N, of which they are drawn; at least `candidates`.
+
+    Raises:
+        DataError: there are fewer items than candidates, or a query has more relevant items than candidates.
+    """
+    query, item = torch.as_tensor(pairs).unbind(1)
+    most = int(query.bincount().max())
+    if not most <= candidates <= items:
+        raise DataError(
+            f"retrieval: candidates must be in [{most}, {items}] (the most items that belong to one query, and all "
+            f"items), got {candidates}"
+        )
+    draw = np.random.default_rng(seed)
+    drawn = []
+    for own in np.split(item.numpy(), query.bincount().cumsum(0)[:-1].numpy()):
+        others = draw.choice(items, candidates, replace=False)
+        drawn.append(np.concatenate([own, others[~np.isin(others, own)][: candidates - len(own)]]))
+    return torch.from_numpy(np.stack(drawn))
+
+
+def places_among(candidates: Array, queries: Array, items: Array, pairs: Array) -> Tensor:
+    """`places`, each query among its own row of `candidates` (Q, C) as `sample_candidates` gives it."""
+    queries, items = _finite("query vectors", queries), _finite("item vectors", items)
+    candidates, pairs = torch.as_tensor(candidates), torch.as_tensor(pairs)
+    _check_pairs(pairs, len(queries), len(items))
+    column = _nth(pairs[:, 0]) - 1
+    step = max(1, _SCORES_AT_ONCE // (candidates.shape[1] * items.shape[1]))
+    found = []
+    for part in _parts(len(queries), step):
+        scores = torch.einsum("qd,qcd->qc", queries[part], items[candidates[part]])
+        inside = (pairs[:, 0] >= part.start) & (pairs[:, 0] < part.stop)
+        found.append(_places(scores, torch.stack([pairs[inside, 0] - part.start, column[inside]], 1)))
+    return torch.cat(found)
+
+
 def first_places(query: Tensor, place: Tensor) -> Tensor:
     """Rank of each query, (Q,): the best of its places. `query` (P,) is 0 to Q - 1, rising."""
     count = int(query[-1]) + 1
