@@ -1,0 +1,34 @@
+"""One file a tower: a config and the module that it builds.
+
+Image: `forward(pixels float (B, 3, H, W)) -> Tokens`. Text: `forward(text: Text) -> Tokens`. Every tower has `config`,
+whose `width` is the width of what it pools, and `layer_groups()`, its parameters from input to output.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from polymodal.encoders.bert import BertConfig
+from polymodal.encoders.clip_resnet import ClipResnetConfig
+from polymodal.encoders.efficientnet_lite import EfficientNetLiteConfig
+from polymodal.encoders.lstm import LstmConfig
+from polymodal.encoders.resnet import ResnetConfig
+from polymodal.encoders.text_transformer import TextTransformerConfig
+from polymodal.encoders.vit import VitConfig
+
+ImageEncoderConfig = Annotated[
+    VitConfig | ClipResnetConfig | ResnetConfig | EfficientNetLiteConfig, Field(discriminator="kind")
+]
+TextEncoderConfig = Annotated[TextTransformerConfig | BertConfig | LstmConfig, Field(discriminator="kind")]
+
+__all__ = [
+    "BertConfig",
+    "ClipResnetConfig",
+    "EfficientNetLiteConfig",
+    "ImageEncoderConfig",
+    "LstmConfig",
+    "ResnetConfig",
+    "TextEncoderConfig",
+    "TextTransformerConfig",
+    "VitConfig",
+]

@@ -1,0 +1,95 @@
+"""Transformer blocks and the stack of them that every tower here is made of.
+
+Sources: pre-norm as in CLIP and ViT, x + f(norm(x)); post-norm as in BERT, norm(x + f(x)).
+Shapes: B rows; L tokens; D width.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+from polymodal.layers.attention import Attention, key_mask
+from polymodal.layers.mlp import Activation, Mlp
+
+
+class Block(nn.Module):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_width: int,
+        act: Activation,
+        eps: float,
+        norm: Literal["pre", "post"] = "pre",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.post = norm == "post"
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attention = Attention(width, heads, dropout)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = Mlp(width, mlp_width, act)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        if self.post:
+            x = self.norm1(x + self.dropout(self.attention(x, mask, causal)))
+            return self.norm2(x + self.dropout(self.mlp(x)))
+        x = x + self.dropout(self.attention(self.norm1(x), mask, causal))
+        return x + self.dropout(self.mlp(self.norm2(x)))
+
+
+class Transformer(nn.ModuleList):
+    """A stack of equal blocks.
+
+    `checkpoint` (set it on the object) keeps only each block's input for the backward pass and computes the rest again:
+    about a third more time for memory that no longer grows with what happens inside a block.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        width: int,
+        heads: int,
+        mlp_width: int,
+        act: Activation,
+        eps: float,
+        norm: Literal["pre", "post"] = "pre",
+        dropout: float = 0.0,
+        causal: bool = False,
+    ) -> None:
+        super().__init__(Block(width, heads, mlp_width, act, eps, norm, dropout) for _ in range(layers))
+        self.causal = causal
+        self.checkpoint = False
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, L, D) of (B, L, D).
+
+        Args:
+            mask: (B, L), True at real tokens. A causal stack needs none as long as padding stands on the right, where
+                no real token looks; it ignores the mask and keeps the fast path.
+        """
+        keys = key_mask(mask) if mask is not None and not self.causal else None
+        for block in self:
+            if self.checkpoint and torch.is_grad_enabled():
+                x = recompute(block, x, keys, self.causal, use_reentrant=False)
+            else:
+                x = block(x, keys, self.causal)
+        return x
+
+
+def initialize_as_clip(stack: Transformer) -> None:
+    """Normal weights by width and depth, as the text tower of openai/CLIP, clip/model.py `initialize_parameters`.
+
+    In: width^-½. Back to the residual stream: width^-½ (2 layers)^-½. Widening: (2 width)^-½.
+    """
+    for module in stack:
+        assert isinstance(module, Block)
+        width = module.norm1.normalized_shape[0]
+        back = width**-0.5 * (2 * len(stack)) ** -0.5
+        nn.init.normal_(module.attention.qkv.weight, std=width**-0.5)
+        nn.init.normal_(module.attention.out.weight, std=back)
+        nn.init.normal_(module.mlp.fc1.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(module.mlp.fc2.weight, std=back)

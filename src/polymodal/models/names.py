@@ -1,0 +1,187 @@
+"""Every model known by name: one table of name -> config.
+
+Sizes: openai/CLIP clip/clip.py and open_clip's model_configs; arXiv:2303.15343 and google's released configs (SigLIP);
+arXiv:2211.01335 table 1 (Chinese-CLIP); arXiv:2111.07991 (LiT). The "tiny" ones are ours, for two processor cores.
+"""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from polymodal.encoders import (
+    BertConfig,
+    ClipResnetConfig,
+    EfficientNetLiteConfig,
+    ImageEncoderConfig,
+    LstmConfig,
+    ResnetConfig,
+    TextEncoderConfig,
+    TextTransformerConfig,
+    VitConfig,
+)
+from polymodal.errors import ConfigError, did_you_mean
+from polymodal.models.clip import ClipConfig
+
+T = TypeVar("T")
+
+
+def clip_text(width: int = 512, layers: int = 12) -> TextTransformerConfig:
+    return TextTransformerConfig(width=width, layers=layers, heads=width // 64, pool="eos", eos_token_id=49407)
+
+
+def vit_l(image_size: int = 224) -> VitConfig:
+    return VitConfig(image_size=image_size, patch_size=14, width=1024, layers=24, heads=16)
+
+
+def clip_resnet(
+    image_size: int, layers: tuple[int, int, int, int], stem: int, text_width: int, width: int
+) -> ClipConfig:
+    image = ClipResnetConfig(image_size=image_size, layers=layers, stem=stem, width=width)
+    return ClipConfig(image=image, text=clip_text(text_width), width=width, image_projection=None)
+
+
+def siglip(image_size: int, patch_size: int = 16, width: int = 768, layers: int = 12, heads: int = 12) -> ClipConfig:
+    mlp_width = 4304 if width == 1152 else None  # SO400M was sized by compute, not by the rule of four
+    image = VitConfig(
+        image_size=image_size,
+        patch_size=patch_size,
+        width=width,
+        layers=layers,
+        heads=heads,
+        mlp_width=mlp_width,
+        activation="gelu_tanh",
+        eps=1e-6,
+        class_token=False,
+        patch_bias=True,
+        pre_norm=False,
+        pool="map",
+    )
+    text = TextTransformerConfig(
+        vocab_size=32000,
+        max_length=64,
+        width=width,
+        layers=layers,
+        heads=heads,
+        mlp_width=mlp_width,
+        activation="gelu_tanh",
+        eps=1e-6,
+        causal=False,
+        head=True,
+    )
+    # No ceiling in the source, and its released scales lie above 100.
+    return ClipConfig(image=image, text=text, width=None, temperature=0.1, bias=-10.0, max_scale=1000.0)
+
+
+def chinese_bert(width: int = 768, layers: int = 12) -> BertConfig:
+    return BertConfig(vocab_size=21128, width=width, layers=layers, heads=width // 64, dropout=0.1)
+
+
+def plain_vit(patch_size: int, width: int, layers: int, heads: int, image_size: int = 224) -> VitConfig:
+    return VitConfig(
+        image_size=image_size,
+        patch_size=patch_size,
+        width=width,
+        layers=layers,
+        heads=heads,
+        activation="gelu",
+        eps=1e-12,
+        patch_bias=True,
+        pre_norm=False,
+    )
+
+
+def lite(image_size: int, width_multiplier: float, depth_multiplier: float) -> EfficientNetLiteConfig:
+    return EfficientNetLiteConfig(
+        image_size=image_size, width_multiplier=width_multiplier, depth_multiplier=depth_multiplier
+    )
+
+
+TINY_VIT = VitConfig(
+    image_size=64, patch_size=8, width=128, layers=4, heads=4, activation="gelu", patch_bias=True, pre_norm=False
+)
+TINY_TEXT = TextTransformerConfig(vocab_size=8192, max_length=32, width=128, layers=3, heads=4, activation="gelu")
+TINY_RESNET = ResnetConfig(image_size=64, block="basic", layers=(1, 1, 1, 1), stem=32)
+
+MODELS: Mapping[str, ClipConfig] = {
+    "clip-vit-b32": ClipConfig(image=VitConfig(), text=clip_text()),
+    "clip-vit-b16": ClipConfig(image=VitConfig(patch_size=16), text=clip_text()),
+    "clip-vit-l14": ClipConfig(image=vit_l(), text=clip_text(768), width=768),
+    "clip-vit-l14-336": ClipConfig(image=vit_l(336), text=clip_text(768), width=768),
+    "clip-rn50": clip_resnet(224, (3, 4, 6, 3), 64, 512, 1024),
+    "clip-rn101": clip_resnet(224, (3, 4, 23, 3), 64, 512, 512),
+    "clip-rn50x4": clip_resnet(288, (4, 6, 10, 6), 80, 640, 640),
+    "clip-rn50x16": clip_resnet(384, (6, 8, 18, 8), 96, 768, 768),
+    "clip-rn50x64": clip_resnet(448, (3, 15, 36, 10), 128, 1024, 1024),
+    "siglip-b16-224": siglip(224),
+    "siglip-b16-256": siglip(256),
+    "siglip-b16-384": siglip(384),
+    "siglip-b16-512": siglip(512),
+    "siglip-l16-256": siglip(256, width=1024, layers=24, heads=16),
+    "siglip-l16-384": siglip(384, width=1024, layers=24, heads=16),
+    "siglip-so400m14-384": siglip(384, patch_size=14, width=1152, layers=27, heads=16),
+    "chinese-clip-vit-b16": ClipConfig(image=VitConfig(patch_size=16), text=chinese_bert()),
+    "chinese-clip-vit-l14": ClipConfig(image=vit_l(), text=chinese_bert(), width=768),
+    "chinese-clip-vit-l14-336": ClipConfig(image=vit_l(336), text=chinese_bert(), width=768),
+    "chinese-clip-vit-h14": ClipConfig(
+        image=VitConfig(patch_size=14, width=1280, layers=32, heads=16), text=chinese_bert(1024, 24), width=1024
+    ),
+    "chinese-clip-rn50": ClipConfig(
+        image=ClipResnetConfig(), text=chinese_bert(768, 3), width=1024, image_projection=None
+    ),
+    "lit-vit-b16": ClipConfig(
+        image=plain_vit(16, 768, 12, 12), text=BertConfig(), width=768, image_projection=None, temperature=0.1
+    ),
+    "lit-vit-l16": ClipConfig(
+        image=plain_vit(16, 1024, 24, 16), text=BertConfig(), width=1024, image_projection=None, temperature=0.1
+    ),
+    "clip-tiny": ClipConfig(image=TINY_VIT, text=TINY_TEXT, width=128),
+    "clip-tiny-resnet": ClipConfig(image=TINY_RESNET, text=TINY_TEXT, width=128),
+    "clip-tiny-lstm": ClipConfig(
+        image=TINY_VIT, text=LstmConfig(vocab_size=8192, width=128, embedding_width=128), width=128
+    ),
+    "siglip-tiny": ClipConfig(image=TINY_VIT, text=TINY_TEXT, width=128, temperature=0.1, bias=-10.0, max_scale=1000.0),
+}
+
+ENCODERS: Mapping[str, ImageEncoderConfig | TextEncoderConfig] = {
+    "vit-ti16": plain_vit(16, 192, 12, 3),
+    "vit-s16": plain_vit(16, 384, 12, 6),
+    "vit-b32": plain_vit(32, 768, 12, 12),
+    "vit-b16": plain_vit(16, 768, 12, 12),
+    "vit-l16": plain_vit(16, 1024, 24, 16),
+    "resnet18": ResnetConfig(block="basic", layers=(2, 2, 2, 2)),
+    "resnet34": ResnetConfig(block="basic"),
+    "resnet50": ResnetConfig(),
+    "resnet101": ResnetConfig(layers=(3, 4, 23, 3)),
+    "resnet152": ResnetConfig(layers=(3, 8, 36, 3)),
+    "efficientnet-lite0": lite(224, 1.0, 1.0),
+    "efficientnet-lite1": lite(240, 1.0, 1.1),
+    "efficientnet-lite2": lite(260, 1.1, 1.2),
+    "efficientnet-lite3": lite(280, 1.2, 1.4),
+    "efficientnet-lite4": lite(300, 1.4, 1.8),
+    "bert-base": BertConfig(),
+    "bert-base-chinese": BertConfig(vocab_size=21128),
+    "minilm-l6": BertConfig(width=384, layers=6, heads=12, pool="mean"),
+}
+
+
+def config(name: str) -> ClipConfig:
+    """The config of a model by its name.
+
+    Raises:
+        ConfigError: no model has this name.
+    """
+    return _look_up(MODELS, name, "model")
+
+
+def encoder_config(name: str) -> ImageEncoderConfig | TextEncoderConfig:
+    """The config of a single tower by its name.
+
+    Raises:
+        ConfigError: no tower has this name.
+    """
+    return _look_up(ENCODERS, name, "encoder")
+
+
+def _look_up(table: Mapping[str, T], name: str, what: str) -> T:
+    if name not in table:
+        raise ConfigError(f'no {what} is named "{name}"{did_you_mean(name, table)}; `polymodal models` lists them all')
+    return table[name]
