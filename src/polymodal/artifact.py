@@ -104,7 +104,7 @@ def save(
         _write_json(fresh / "preprocess.json", preprocess.to_dict())
         _write_json(fresh / "metrics.json", dict(metrics or {}))
         if tokenizer is not None:
-            tokenizer.save(fresh / "tokenizer.json")
+            tokenizer.save(fresh)
         if recipe is not None:
             write_yaml(fresh / "recipe.yaml", recipe)
         readme = write_card(
@@ -145,12 +145,12 @@ def load(folder: str | Path) -> Artifact:
         preprocess = Preprocess.parse(_read_json(folder / "preprocess.json"), where="preprocess.json")
     except ConfigError as error:
         raise ArtifactError(f'artifact "{folder}": {error}; was it written by another polymodal?') from None
-    text_file, metrics_file = folder / "tokenizer.json", folder / "metrics.json"
+    metrics_file = folder / "metrics.json"
     return Artifact(
         folder=folder,
         config=config,
         model=_model(folder, config),
-        tokenizer=Tokenizer.load(text_file) if text_file.exists() else None,
+        tokenizer=Tokenizer.load(folder) if (folder / "tokenizer.json").exists() else None,
         preprocess=preprocess,
         metrics=_read_json(metrics_file) if metrics_file.exists() else {},
         checksum=_sha256(folder / SUMS),
@@ -226,7 +226,7 @@ def _model(folder: Path, config: ClipConfig) -> Clip:
         weights = load_file(folder / "model.safetensors")
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f'artifact "{folder}": model.safetensors cannot be read: {error}') from None
-    model = config.build()
+    model = _skeleton(config)
     _refuse_misfits(f'artifact "{folder}"', model, weights)
     model.load_state_dict(weights, assign=True)
     return model.eval()

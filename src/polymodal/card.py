@@ -1,5 +1,6 @@
 """The model card: README.md of an artifact, with the YAML header that model hubs read."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ def write_card(name: str, card: Card, *, weights: int, metrics: Mapping[str, Any
     Args:
         name: of the model, the heading.
         weights: how many numbers the model holds.
-        metrics: nested plain values; every number becomes a row of the table under its dotted name.
+        metrics: nested plain values; every finite number becomes a row of the table under its dotted name.
         has_text: whether the artifact reads texts as they are (it has a tokenizer).
     """
     numbers = dict(_numbers(metrics))
@@ -72,6 +73,6 @@ def _numbers(metrics: Mapping[str, Any], prefix: str = "") -> list[tuple[str, fl
     for key, value in metrics.items():
         if isinstance(value, Mapping):
             found += _numbers(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             found.append((f"{prefix}{key}", float(value)))
     return found

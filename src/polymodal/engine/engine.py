@@ -1,0 +1,321 @@
+"""An artifact loaded for use: pictures and texts in, unit vectors, cosines and names out.
+
+Shapes: N items; D width of the shared space; I images; T texts; C labels.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from polymodal.engine import pictures as pictures_
+from polymodal.engine.pictures import Picture
+from polymodal.engine.progress import progress_bar
+from polymodal.engine.templates import fill
+from polymodal.errors import ArtifactError, ConfigError, DataError
+from polymodal.models.clip import Clip
+from polymodal.preprocess import Preprocess
+from polymodal.text import Tokenizer
+
+Vectors = NDArray[np.float32]
+Precision = Literal["float32", "bfloat16"]
+BATCH_SIZE = 64
+
+
+class Guess(NamedTuple):
+    label: str
+    probability: float  # 0 to 1
+
+
+class Fault(NamedTuple):
+    index: int  # place in what was given
+    reason: str
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What became of a list in which some items may be bad."""
+
+    vectors: Vectors  # (good items, D)
+    rows: NDArray[np.int64]  # (good items,), the place of each in what was given
+    faults: list[Fault]
+
+
+class Engine:
+    """Safe to use from several threads at once."""
+
+    def __init__(
+        self,
+        model: Clip,
+        tokenizer: Tokenizer | None,
+        preprocess: Preprocess,
+        *,
+        name: str = "model",
+        metrics: dict[str, Any] | None = None,
+        checksum: str | None = None,
+        device: str = "auto",
+        precision: Precision = "float32",
+    ) -> None:
+        """
+        Args:
+            name: what errors call it, for instance the folder it came from.
+            checksum: names these very weights; without one it is computed when it is asked for.
+            device: cpu, cuda, cuda:1, mps; auto is the first GPU that torch can use, else the CPU.
+            precision: of weights and sums inside the model; the vectors that come out are float32 always.
+        """
+        self.name = name
+        self.tokenizer = tokenizer
+        self.preprocess = preprocess
+        self.metrics = metrics or {}
+        self.device = _device(device)
+        self.precision = precision
+        self.width = model.config.shared_width  # D
+        self.scale = model.log_scale.exp().item()  # cosines are multiplied by it before a softmax or sigmoid
+        self.bias = None if model.bias is None else model.bias.item()  # SigLIP's
+        self._checksum = checksum
+        self._dtype = getattr(torch, precision)
+        self._tokenizing = threading.Lock()  # padding is a state of the tokenizer
+        self.model = model.eval().to(self.device, self._dtype)
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 that names these weights and settings, for caches."""
+        if self._checksum is not None:
+            return self._checksum
+        digest = hashlib.sha256(repr((self.model.config.to_dict(), self.preprocess.to_dict())).encode())
+        for name, weight in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    @overload
+    def embed(
+        self,
+        images: Sequence[Picture] | None = None,
+        texts: Sequence[str] | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        root: str | Path = ".",
+        progress: bool = False,
+        on_error: Literal["raise"] = "raise",
+    ) -> Vectors: ...
+
+    @overload
+    def embed(
+        self,
+        images: Sequence[Picture] | None = None,
+        texts: Sequence[str] | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        root: str | Path = ".",
+        progress: bool = False,
+        on_error: Literal["report"],
+    ) -> Embedded: ...
+
+    def embed(
+        self,
+        images: Sequence[Picture] | None = None,
+        texts: Sequence[str] | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        root: str | Path = ".",
+        progress: bool = False,
+        on_error: Literal["raise", "report"] = "raise",
+    ) -> Vectors | Embedded:
+        """Unit vectors (N, D), float32, in the order given; equal items are computed once.
+
+        Args:
+            images: paths, bytes of files, `data:` addresses, PIL pictures or (H, W, 3) uint8 arrays, mixed as you like.
+            texts: the other kind; give one of the two.
+            root: the folder against which relative paths resolve.
+            progress: draw a bar on stderr when that is a terminal.
+            on_error: "raise" stops at the first bad item; "report" gives an `Embedded`: the good ones, and the faults.
+
+        Raises:
+            DataError: an item is bad (its index is named).
+            ArtifactError: the model has no tokenizer for texts, or gives vectors that are not numbers.
+        """
+        if (images is None) == (texts is None):
+            raise ConfigError("embed: give images=[...] or texts=[...], one of the two")
+        if batch_size < 1:
+            raise ConfigError(f"embed: batch_size must be at least 1, got {batch_size}")
+        kind, items = ("picture", images) if images is not None else ("text", texts)
+        if items is None or isinstance(items, str | bytes | Path):
+            raise DataError(f"embed: wanted a list of {kind}s, got one {type(items).__name__}: put it into [ ]")
+        with progress_bar(f"embedding {kind}s", len(items), shown=progress) as advance:
+            if images is not None:
+                work = self._embed_images(images, batch_size, Path(root), advance)
+            else:
+                work = self._embed_texts(items, batch_size, advance)  # type: ignore[arg-type]
+            vectors = np.full((len(items), self.width), np.nan, np.float32)
+            faults: list[Fault] = []
+            for places, found in work:
+                if isinstance(found, DataError):
+                    if on_error == "raise":
+                        raise DataError(f"embed: {kind} {places[0]} of {len(items)}: {found}")
+                    faults += [Fault(place, str(found)) for place in places]
+                else:
+                    vectors[places] = found
+        if on_error == "raise":
+            return vectors
+        rows = np.setdiff1d(np.arange(len(items)), [fault.index for fault in faults])
+        return Embedded(vectors[rows], rows, sorted(faults))
+
+    def similarity(self, images: Sequence[Picture], texts: Sequence[str]) -> Vectors:
+        """Cosines (I, T), -1 to 1. `scale` times them are the logits that the model was trained with."""
+        return self.embed(images=images) @ self.embed(texts=texts).T
+
+    @overload
+    def classify(
+        self, images: list[Any] | tuple[Any, ...], labels: Sequence[str], *, templates: Sequence[str] | None = None
+    ) -> list[list[Guess]]: ...
+
+    @overload
+    def classify(
+        self, images: Picture, labels: Sequence[str], *, templates: Sequence[str] | None = None
+    ) -> list[Guess]: ...
+
+    def classify(
+        self, images: Any, labels: Sequence[str], *, templates: Sequence[str] | None = None
+    ) -> list[Guess] | list[list[Guess]]:
+        """Labels with their probabilities, the likeliest first; a list of such lists when a list of pictures is given.
+
+        Softmax over the labels of scale · cosine; for a model with a bias (SigLIP) the sigmoid of scale · cosine +
+        bias, each label by itself, so that no label or several may be likely.
+
+        Args:
+            images: one picture, or a list or tuple of them.
+            templates: sentences with {} for the label; None: those of the label's language (`engine/templates.py`).
+        """
+        many = isinstance(images, list | tuple)
+        classes = self.class_vectors(labels, templates)
+        cosines = torch.from_numpy(self.embed(images=images if many else [images]) @ classes.T).double()
+        chances = probabilities(cosines, self.scale, self.bias)
+        ranked = [
+            [Guess(labels[place], row[place].item()) for place in row.argsort(descending=True, stable=True).tolist()]
+            for row in chances
+        ]
+        return ranked if many else ranked[0]
+
+    def class_vectors(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> Vectors:
+        """Unit vectors (C, D): for each label the normalized mean of the normalized vectors of its sentences.
+
+        Source of the order (normalize, mean, normalize): openai/CLIP, notebooks/Prompt_Engineering_for_ImageNet.
+
+        Raises:
+            ConfigError: there is no label, one is empty or comes twice, or a template has no {}.
+        """
+        if isinstance(labels, str) or not len(labels):
+            raise ConfigError(f"labels: wanted a list of names, got {labels!r}")
+        for label in labels:
+            if not isinstance(label, str) or not label.strip():
+                raise ConfigError(f"labels: wanted names, got {label!r}")
+            if list(labels).count(label) > 1:
+                raise ConfigError(f'labels: "{label}" comes twice, which would halve its probability; write it once')
+        sentences = [fill(label, templates) for label in labels]
+        vectors = self.embed(texts=[sentence for filled in sentences for sentence in filled])
+        starts = np.cumsum([0, *(len(filled) for filled in sentences)])
+        means = np.stack([vectors[start:end].mean(0) for start, end in pairwise(starts)])
+        lengths: Vectors = np.linalg.norm(means, axis=1, keepdims=True)
+        return means / lengths
+
+    def _embed_images(
+        self, images: Sequence[Picture], batch_size: int, root: Path, advance: Callable[[int], None]
+    ) -> Iterator[tuple[list[int], Vectors | DataError]]:
+        places = _places_of_equals([pictures_.identity(image) for image in images])
+        unique = [images[same[0]] for same in places]
+
+        def work(picture: Picture) -> Tensor:
+            return pictures_.decode(picture, self.preprocess.image, root)
+
+        for batch in pictures_.decoded(unique, work, batch_size):
+            for place, found in batch:
+                if isinstance(found, DataError):
+                    yield places[place], found
+            good = [(place, pixels) for place, pixels in batch if isinstance(pixels, Tensor)]
+            if good:
+                vectors = self._image_vectors(torch.stack([pixels for _, pixels in good]))
+                for (place, _), vector in zip(good, vectors, strict=True):
+                    yield places[place], vector
+            advance(sum(len(places[place]) for place, _ in batch))
+
+    def _embed_texts(
+        self, texts: Sequence[str], batch_size: int, advance: Callable[[int], None]
+    ) -> Iterator[tuple[list[int], Vectors | DataError]]:
+        places = _places_of_equals(list(texts))
+        good = []
+        for same in places:
+            text = texts[same[0]]
+            if isinstance(text, str) and text.strip():
+                good.append(same)
+            else:
+                wanted = "the text is empty" if isinstance(text, str) else f"wanted a str, got {type(text).__name__}"
+                yield same, DataError(wanted)
+        good.sort(key=lambda same: len(texts[same[0]]))  # texts of like length share a batch: little padding
+        for start in range(0, len(good), batch_size):
+            batch = good[start : start + batch_size]
+            for same, vector in zip(batch, self._text_vectors([texts[same[0]] for same in batch]), strict=True):
+                yield same, vector
+            advance(sum(map(len, batch)))
+
+    @torch.inference_mode()
+    def _image_vectors(self, pixels: Tensor) -> Vectors:
+        """(B, D) of uint8 pixels (B, 3, S, S)."""
+        normal = self.preprocess.image.normalize(pixels.to(self.device))
+        return self._checked(self.model.embed_image(normal.to(self._dtype)))
+
+    @torch.inference_mode()
+    def _text_vectors(self, texts: list[str]) -> Vectors:
+        if self.tokenizer is None:
+            raise ArtifactError(f'"{self.name}" has no tokenizer: it can embed pictures, not texts')
+        with self._tokenizing:
+            text = self.tokenizer(texts, self.preprocess.text)
+        return self._checked(self.model.embed_text(text.to(self.device)))
+
+    def _checked(self, vectors: Tensor) -> Vectors:
+        if not torch.isfinite(vectors).all():
+            raise ArtifactError(
+                f'"{self.name}" gives vectors that are not numbers: its weights are damaged or its training diverged; '
+                "use an earlier checkpoint"
+            )
+        # Again in float32: bfloat16 knows a length of 1 to within half a percent only.
+        unit: Vectors = normalize(vectors.float(), dim=-1).cpu().numpy()
+        return unit
+
+
+def probabilities(cosines: Tensor, scale: float, bias: float | None) -> Tensor:
+    """(I, C) from cosines (I, C): softmax over C, or with a bias the sigmoid of each."""
+    logits = scale * cosines
+    return logits.softmax(-1) if bias is None else (logits + bias).sigmoid()
+
+
+def _places_of_equals(keys: list[Any]) -> list[list[int]]:
+    """For each different key, in order of first appearance, the places where it stands."""
+    places: dict[Any, list[int]] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key, []).append(place)
+    return list(places.values())
+
+
+def _device(asked: str) -> torch.device:
+    if asked == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(name)
+    try:
+        device = torch.device(asked)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f'device "{asked}" cannot be used: {error}; `polymodal doctor` says what this machine has'
+        ) from None
+    return device

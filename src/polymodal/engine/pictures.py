@@ -1,0 +1,92 @@
+"""Pictures in any shape that callers hold them, decoded in threads ahead of the model.
+
+Shapes: S side of the square that the model sees.
+"""
+
+import base64
+import binascii
+import os
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from polymodal.data.decode import open_image, to_pixels
+from polymodal.errors import DataError
+from polymodal.preprocess import ImagePreprocess
+
+# A path, the bytes of a file, a `data:image/...;base64,` address, an opened picture, or (H, W, 3) uint8 RGB.
+Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
+
+DECODERS = min(8, os.cpu_count() or 1)  # threads; Pillow decodes without the interpreter's lock
+
+
+def identity(picture: Picture) -> Hashable:
+    """Equal for pictures that are sure to be the same: equal paths, addresses or bytes, or the very same object."""
+    return picture if isinstance(picture, str | bytes | Path) else id(picture)
+
+
+def decode(picture: Picture, preprocess: ImagePreprocess, root: Path) -> Tensor:
+    """uint8 pixels (3, S, S).
+
+    Raises:
+        DataError: it cannot be read as a picture.
+    """
+    return to_pixels(_opened(picture, root), preprocess)
+
+
+def _opened(picture: Picture, root: Path) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return picture
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+            raise DataError(f"an array must be (height, width, 3) uint8 RGB, got {picture.shape} {picture.dtype}")
+        return Image.fromarray(picture)
+    if isinstance(picture, str) and picture.startswith("data:"):
+        return open_image(_from_address(picture), root)
+    if isinstance(picture, str | Path | bytes):
+        return open_image(str(picture) if isinstance(picture, Path) else picture, root)
+    raise DataError(f"wanted a path, bytes, a data: address, a PIL picture or an array, got {type(picture).__name__}")
+
+
+def _from_address(address: str) -> bytes:
+    head, comma, body = address.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise DataError(f'wanted "data:image/png;base64,...", got "{address[:40]}..."')
+    try:
+        return base64.b64decode(body, validate=True)
+    except binascii.Error as error:
+        raise DataError(f'"{head},...": the base64 is damaged ({error})') from None
+
+
+def decoded(
+    pictures: Sequence[Picture], work: Callable[[Picture], Tensor], batch_size: int
+) -> Iterator[list[tuple[int, Tensor | DataError]]]:
+    """Batches of (place, pixels or why there are none), in order; up to two batches are decoded ahead."""
+
+    def attempt(picture: Picture) -> Tensor | DataError:
+        try:
+            return work(picture)
+        except DataError as error:
+            return error
+
+    if len(pictures) == 1:  # one question is answered sooner without a thread
+        yield [(0, attempt(pictures[0]))]
+        return
+    with ThreadPoolExecutor(DECODERS) as pool:
+        ahead: deque[Future[Any]] = deque()
+        todo = iter(pictures)
+        try:
+            for start in range(0, len(pictures), batch_size):
+                while len(ahead) < 3 * batch_size and (picture := next(todo, None)) is not None:
+                    ahead.append(pool.submit(attempt, picture))
+                count = min(batch_size, len(pictures) - start)
+                yield [(start + place, ahead.popleft().result()) for place in range(count)]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # a caller that stops early waits for nothing
