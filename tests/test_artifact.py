@@ -12,33 +12,20 @@ import yaml
 
 from polymodal import artifact
 from polymodal.card import Card
-from polymodal.encoders.text_transformer import TextTransformerConfig
-from polymodal.encoders.vit import VitConfig
 from polymodal.errors import ArtifactError
-from polymodal.models.clip import Clip, ClipConfig
-from polymodal.preprocess import ImagePreprocess, Preprocess, TextPreprocess
-from polymodal.text import Tokenizer, train_tokenizer
+from tests import tiny
 
-PREPROCESS = Preprocess(image=ImagePreprocess(size=8), text=TextPreprocess(max_length=6))
-TEXTS = ["a red cat", "一只猫"]
-
-
-def model(**changes: object) -> Clip:
-    image = VitConfig(image_size=8, patch_size=4, width=8, layers=1, heads=2)
-    text = TextTransformerConfig(vocab_size=600, max_length=8, width=8, layers=1, heads=2)
-    torch.manual_seed(5)
-    return ClipConfig.parse({"image": image, "text": text, "width": 8, **changes}, where="test").build().eval()
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return train_tokenizer([*TEXTS, "a blue dog"] * 3, vocab_size=600)
+PREPROCESS = tiny.preprocess()
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tokenizer: Tokenizer) -> Path:
+def folder(tmp_path: Path) -> Path:
     return artifact.save(
-        tmp_path / "cats", model=model(), tokenizer=tokenizer, preprocess=PREPROCESS, metrics={"val": {"R@1": 0.5}}
+        tmp_path / "cats",
+        model=tiny.clip(),
+        tokenizer=tiny.tokenizer(),
+        preprocess=PREPROCESS,
+        metrics={"val": {"R@1": 0.5}},
     )
 
 
@@ -55,13 +42,12 @@ def sign(folder: Path) -> None:
     (folder / "SHA256SUMS").write_text("".join(lines))
 
 
-def test_what_comes_back_answers_as_what_was_saved(folder: Path, tokenizer: Tokenizer) -> None:
-    saved, loaded = model(), artifact.load(folder)
-    pixels = PREPROCESS.image.normalize(torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8))
-    text = tokenizer(TEXTS, PREPROCESS.text)
+def test_what_comes_back_answers_as_what_was_saved(folder: Path) -> None:
+    saved, loaded = tiny.clip(), artifact.load(folder)
+    pixels, text = PREPROCESS.image.normalize(tiny.pixels(4)), tiny.text(4)
     again = loaded.tokenizer
     assert again is not None
-    assert torch.equal(again(TEXTS, PREPROCESS.text).ids, text.ids)
+    assert torch.equal(again(tiny.CAPTIONS[:4], PREPROCESS.text).ids, text.ids)
     assert loaded.preprocess == PREPROCESS
     assert loaded.config == saved.config
     assert loaded.metrics == {"val": {"R@1": 0.5}}
@@ -74,7 +60,7 @@ def test_what_comes_back_answers_as_what_was_saved(folder: Path, tokenizer: Toke
 def test_it_can_be_trained_further(folder: Path) -> None:
     loaded = artifact.load(folder).model
     assert {name: weight.requires_grad for name, weight in loaded.named_parameters()} == {
-        name: weight.requires_grad for name, weight in model().named_parameters()
+        name: weight.requires_grad for name, weight in tiny.clip().named_parameters()
     }
     with torch.no_grad():
         next(loaded.parameters()).add_(1)  # a mapped file must not change under it
@@ -178,8 +164,8 @@ def test_another_format_is_refused_with_both_versions(folder: Path) -> None:
 
 def test_weights_that_do_not_fit_the_config_are_named(folder: Path) -> None:
     about = json.loads((folder / "config.json").read_text())
-    about["model"]["image"]["layers"] = 2
-    about["model"]["text"]["width"] = 16
+    about["model"]["image"]["layers"] = 3
+    about["model"]["text"]["width"] = 32
     about["model"]["bias"] = -10.0
     (folder / "config.json").write_text(json.dumps(about))
     sign(folder)
@@ -219,8 +205,8 @@ def test_what_is_not_an_artifact_is_told_from_a_damaged_one(tmp_path: Path) -> N
     )
 
 
-def test_saving_replaces_an_artifact_and_leaves_nothing_beside_it(folder: Path, tokenizer: Tokenizer) -> None:
-    other = model(temperature=0.5)
+def test_saving_replaces_an_artifact_and_leaves_nothing_beside_it(folder: Path) -> None:
+    other = tiny.clip(temperature=0.5)
     artifact.save(folder, model=other, tokenizer=None, preprocess=PREPROCESS)
     loaded = artifact.load(folder)
     assert loaded.config.temperature == 0.5
@@ -233,13 +219,13 @@ def test_saving_never_overwrites_what_is_not_an_artifact(tmp_path: Path, name: s
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / name).write_text("{}")
     with pytest.raises(ArtifactError, match="exists and is not an artifact: it is not overwritten"):
-        artifact.save(tmp_path / "mine", model=model(), tokenizer=None, preprocess=PREPROCESS)
+        artifact.save(tmp_path / "mine", model=tiny.clip(), tokenizer=None, preprocess=PREPROCESS)
     assert (tmp_path / "mine" / name).read_text() == "{}"
 
 
 def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
-    artifact.save(tmp_path / "new", model=model(), tokenizer=None, preprocess=PREPROCESS)
+    artifact.save(tmp_path / "new", model=tiny.clip(), tokenizer=None, preprocess=PREPROCESS)
     artifact.load(tmp_path / "new")
 
 
@@ -251,25 +237,25 @@ def test_a_save_that_fails_leaves_the_previous_artifact_and_no_litter(
 
     monkeypatch.setattr(artifact, "save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        artifact.save(folder, model=model(), tokenizer=None, preprocess=PREPROCESS)
+        artifact.save(folder, model=tiny.clip(), tokenizer=None, preprocess=PREPROCESS)
     assert artifact.verify(folder) == []
     assert [file.name for file in folder.parent.iterdir()] == ["cats"]
 
 
 def test_weights_that_load_could_not_place_are_refused_when_saving(tmp_path: Path) -> None:
-    changed = model()
+    changed = tiny.clip()
     changed.extra = torch.nn.Linear(2, 2)
     with pytest.raises(ArtifactError, match=r"2 weights have no place in the config: extra\.bias, extra\.weight"):
         artifact.save(tmp_path / "a", model=changed, tokenizer=None, preprocess=PREPROCESS)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_card_has_the_header_that_hubs_read(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_the_card_has_the_header_that_hubs_read(tmp_path: Path) -> None:
     card = Card(description="猫 and dogs", license="apache-2.0", language=("en", "zh"), datasets=("emoji",))
     folder = artifact.save(
         tmp_path / "cats",
-        model=model(),
-        tokenizer=tokenizer,
+        model=tiny.clip(),
+        tokenizer=tiny.tokenizer(),
         preprocess=PREPROCESS,
         metrics={"val": {"R@1": 0.512345, "note": "x", "diverged": float("nan")}, "epochs": 3},
         recipe={"trainer": {"epochs": 3}},

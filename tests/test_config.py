@@ -37,7 +37,7 @@ def test_a_config_comes_back_equal_from_its_plain_values() -> None:
 
 def test_a_config_does_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        parse().title = "b"
+        parse().title = "b"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

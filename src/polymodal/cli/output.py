@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from polymodal.errors import ConfigError
@@ -11,6 +12,21 @@ from polymodal.errors import ConfigError
 def print_json(data: Any) -> None:
     """One JSON value on stdout, readable and with Chinese as it is."""
     print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout, as wide as it must be when stdout is no terminal, so that no word is cut."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*heads)
+    for row in rows:
+        table.add_row(*map(Text, row))  # Text: brackets in a caption are not markup
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.measure(table).maximum, 80)
+    console.print(table)
 
 
 def say(message: str) -> None:

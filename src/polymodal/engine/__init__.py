@@ -1,6 +1,6 @@
 """A model loaded for use, without the training side."""
 
-from polymodal.engine.engine import Embedded, Engine, Fault, Guess
+from polymodal.engine.engine import Embedded, Engine, Guess, ItemFault
 from polymodal.engine.sources import load
 
-__all__ = ["Embedded", "Engine", "Fault", "Guess", "load"]
+__all__ = ["Embedded", "Engine", "Guess", "ItemFault", "load"]

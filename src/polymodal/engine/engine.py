@@ -37,8 +37,8 @@ class Guess(NamedTuple):
     probability: float  # 0 to 1
 
 
-class Fault(NamedTuple):
-    index: int  # place in what was given
+class ItemFault(NamedTuple):
+    place: int  # in what was given, from 0
     reason: str
 
 
@@ -48,7 +48,7 @@ class Embedded:
 
     vectors: Vectors  # (good items, D)
     rows: NDArray[np.int64]  # (good items,), the place of each in what was given
-    faults: list[Fault]
+    faults: list[ItemFault]
 
 
 class Engine:
@@ -135,7 +135,7 @@ class Engine:
         """Unit vectors (N, D), float32, in the order given; equal items are computed once.
 
         Args:
-            images: paths, bytes of files, `data:` addresses, PIL pictures or (H, W, 3) uint8 arrays, mixed as you like.
+            images: paths, bytes of files, `data:` URIs, PIL pictures or (H, W, 3) uint8 arrays, mixed as you like.
             texts: the other kind; give one of the two.
             root: the folder against which relative paths resolve.
             progress: draw a bar on stderr when that is a terminal.
@@ -158,17 +158,17 @@ class Engine:
             else:
                 work = self._embed_texts(items, batch_size, advance)  # type: ignore[arg-type]
             vectors = np.full((len(items), self.width), np.nan, np.float32)
-            faults: list[Fault] = []
+            faults: list[ItemFault] = []
             for places, found in work:
                 if isinstance(found, DataError):
                     if on_error == "raise":
                         raise DataError(f"embed: {kind} {places[0]} of {len(items)}: {found}")
-                    faults += [Fault(place, str(found)) for place in places]
+                    faults += [ItemFault(place, str(found)) for place in places]
                 else:
                     vectors[places] = found
         if on_error == "raise":
             return vectors
-        rows = np.setdiff1d(np.arange(len(items)), [fault.index for fault in faults])
+        rows = np.setdiff1d(np.arange(len(items)), [fault.place for fault in faults])
         return Embedded(vectors[rows], rows, sorted(faults))
 
     def similarity(self, images: Sequence[Picture], texts: Sequence[str]) -> Vectors:
@@ -199,13 +199,16 @@ class Engine:
         """
         many = isinstance(images, list | tuple)
         classes = self.class_vectors(labels, templates)
-        cosines = torch.from_numpy(self.embed(images=images if many else [images]) @ classes.T).double()
-        chances = probabilities(cosines, self.scale, self.bias)
-        ranked = [
+        ranked = self.rank(self.embed(images=images if many else [images]), labels, classes)
+        return ranked if many else ranked[0]
+
+    def rank(self, vectors: Vectors, labels: Sequence[str], classes: Vectors) -> list[list[Guess]]:
+        """`classify` for vectors that are there already: pictures (I, D) and `class_vectors` (C, D) of the labels."""
+        chances = probabilities(torch.from_numpy(vectors @ classes.T).double(), self.scale, self.bias)
+        return [
             [Guess(labels[place], row[place].item()) for place in row.argsort(descending=True, stable=True).tolist()]
             for row in chances
         ]
-        return ranked if many else ranked[0]
 
     def class_vectors(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> Vectors:
         """Unit vectors (C, D): for each label the normalized mean of the normalized vectors of its sentences.
@@ -226,8 +229,8 @@ class Engine:
         vectors = self.embed(texts=[sentence for filled in sentences for sentence in filled])
         starts = np.cumsum([0, *(len(filled) for filled in sentences)])
         means = np.stack([vectors[start:end].mean(0) for start, end in pairwise(starts)])
-        lengths: Vectors = np.linalg.norm(means, axis=1, keepdims=True)
-        return means / lengths
+        unit: Vectors = means / np.linalg.norm(means, axis=1, keepdims=True)
+        return unit
 
     def _embed_images(
         self, images: Sequence[Picture], batch_size: int, root: Path, advance: Callable[[int], None]
@@ -280,7 +283,7 @@ class Engine:
             raise ArtifactError(f'"{self.name}" has no tokenizer: it can embed pictures, not texts')
         with self._tokenizing:
             text = self.tokenizer(texts, self.preprocess.text)
-        return self._checked(self.model.embed_text(text.to(self.device)))
+        return self._checked(self.model.embed_text(text.to(str(self.device))))
 
     def _checked(self, vectors: Tensor) -> Vectors:
         if not torch.isfinite(vectors).all():

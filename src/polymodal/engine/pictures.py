@@ -3,8 +3,6 @@
 Shapes: S side of the square that the model sees.
 """
 
-import base64
-import binascii
 import os
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -21,14 +19,14 @@ from polymodal.data.decode import open_image, to_pixels
 from polymodal.errors import DataError
 from polymodal.preprocess import ImagePreprocess
 
-# A path, the bytes of a file, a `data:image/...;base64,` address, an opened picture, or (H, W, 3) uint8 RGB.
+# A path, the bytes of a file, base64 as a `data:` URI, an opened picture, or (H, W, 3) uint8 RGB.
 Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
 
 DECODERS = min(8, os.cpu_count() or 1)  # threads; Pillow decodes without the interpreter's lock
 
 
 def identity(picture: Picture) -> Hashable:
-    """Equal for pictures that are sure to be the same: equal paths, addresses or bytes, or the very same object."""
+    """Equal for pictures that are sure to be the same: equal paths, URIs or bytes, or the very same object."""
     return picture if isinstance(picture, str | bytes | Path) else id(picture)
 
 
@@ -38,31 +36,18 @@ def decode(picture: Picture, preprocess: ImagePreprocess, root: Path) -> Tensor:
     Raises:
         DataError: it cannot be read as a picture.
     """
-    return to_pixels(_opened(picture, root), preprocess)
-
-
-def _opened(picture: Picture, root: Path) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return picture
+    if isinstance(picture, str | Path | bytes):
+        return to_pixels(open_image(picture, root), preprocess)
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
             raise DataError(f"an array must be (height, width, 3) uint8 RGB, got {picture.shape} {picture.dtype}")
-        return Image.fromarray(picture)
-    if isinstance(picture, str) and picture.startswith("data:"):
-        return open_image(_from_address(picture), root)
-    if isinstance(picture, str | Path | bytes):
-        return open_image(str(picture) if isinstance(picture, Path) else picture, root)
-    raise DataError(f"wanted a path, bytes, a data: address, a PIL picture or an array, got {type(picture).__name__}")
-
-
-def _from_address(address: str) -> bytes:
-    head, comma, body = address.partition(",")
-    if not comma or not head.endswith(";base64"):
-        raise DataError(f'wanted "data:image/png;base64,...", got "{address[:40]}..."')
+        return to_pixels(Image.fromarray(picture), preprocess)
+    if not isinstance(picture, Image.Image):
+        raise DataError(f"wanted a path, bytes, a data: URI, a PIL picture or an array, got {type(picture).__name__}")
     try:
-        return base64.b64decode(body, validate=True)
-    except binascii.Error as error:
-        raise DataError(f'"{head},...": the base64 is damaged ({error})') from None
+        return to_pixels(picture, preprocess)
+    except (OSError, ValueError, SyntaxError) as error:  # PIL reads the pixels of an opened file only now
+        raise DataError(f"the PIL picture cannot be read: {error}") from None
 
 
 def decoded(
