@@ -7,8 +7,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,12 +65,11 @@ def decoded(
         yield [(0, attempt(pictures[0]))]
         return
     with ThreadPoolExecutor(DECODERS) as pool:
-        ahead: deque[Future[Any]] = deque()
+        ahead: deque[Future[Tensor | DataError]] = deque()
         todo = iter(pictures)
         try:
             for start in range(0, len(pictures), batch_size):
-                while len(ahead) < 3 * batch_size and (picture := next(todo, None)) is not None:
-                    ahead.append(pool.submit(attempt, picture))
+                ahead += [pool.submit(attempt, picture) for picture in islice(todo, 3 * batch_size - len(ahead))]
                 count = min(batch_size, len(pictures) - start)
                 yield [(start + place, ahead.popleft().result()) for place in range(count)]
         finally:
