@@ -95,5 +95,5 @@ class Bert(nn.Module):
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Parameters from input to output: embeddings, each block, what comes after."""
-        first = [self.embedding.weight, self.positions, self.segments, *self.norm.parameters()]
+        first = [*self.embedding.parameters(), self.positions, self.segments, *self.norm.parameters()]
         return [first, *(list(block.parameters()) for block in self.blocks), list(self.pooler.parameters())]

@@ -76,7 +76,7 @@ class InvertedResidual(nn.Module):
         self.norm2 = norm(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = relu6(self.norm0(self.expand(x))) if self.expands else x
+        out: Tensor = relu6(self.norm0(self.expand(x))) if self.expands else x
         out = relu6(self.norm1(self.depthwise(out)))
         out = self.norm2(self.project(out))
         if not self.shortcut:

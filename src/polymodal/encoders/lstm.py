@@ -58,4 +58,4 @@ class Lstm(nn.Module):
         layers: list[list[nn.Parameter]] = [[] for _ in range(self.config.layers)]
         for name, parameter in self.lstm.named_parameters():  # weight_ih_l0, weight_ih_l0_reverse, ...
             layers[int(name.split("_l")[1].split("_")[0])].append(parameter)
-        return [[self.embedding.weight], *layers]
+        return [list(self.embedding.parameters()), *layers]

@@ -89,7 +89,7 @@ class TextTransformer(nn.Module):
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Parameters from input to output: embeddings, each block, what comes after."""
-        first = [self.embedding.weight, self.positions]
+        first = [*self.embedding.parameters(), self.positions]
         last = [*self.post_norm.parameters(), *self.head.parameters()]
         return [first, *(list(block.parameters()) for block in self.blocks), last]
 

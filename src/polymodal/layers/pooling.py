@@ -40,5 +40,6 @@ class AttentionPool(nn.Module):
     def forward(self, sequence: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, D) of (B, L, D); mask (B, L) is True at real tokens."""
         keys = None if mask is None else key_mask(mask)
-        x = self.attention(self.probe.expand(len(sequence), -1, -1), sequence, keys)
-        return (x + self.mlp(self.norm(x)))[:, 0]
+        x: Tensor = self.attention(self.probe.expand(len(sequence), -1, -1), sequence, keys)
+        x = x + self.mlp(self.norm(x))
+        return x[:, 0]

@@ -36,9 +36,11 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         if self.post:
             x = self.norm1(x + self.dropout(self.attention(x, mask, causal)))
-            return self.norm2(x + self.dropout(self.mlp(x)))
-        x = x + self.dropout(self.attention(self.norm1(x), mask, causal))
-        return x + self.dropout(self.mlp(self.norm2(x)))
+            x = self.norm2(x + self.dropout(self.mlp(x)))
+        else:
+            x = x + self.dropout(self.attention(self.norm1(x), mask, causal))
+            x = x + self.dropout(self.mlp(self.norm2(x)))
+        return x
 
 
 class Transformer(nn.ModuleList):

@@ -130,7 +130,7 @@ def _padding(backend: tokenizers.Tokenizer, token: str | None) -> tuple[int, str
     for name in PAD_NAMES:
         if (number := backend.token_to_id(name)) is not None:
             return number, name
-    return 0, backend.id_to_token(0)
+    return 0, backend.id_to_token(0) or ""
 
 
 def _named_padding(folder: Path) -> str | None:
@@ -171,8 +171,8 @@ def _clip(folder: Path) -> tokenizers.Tokenizer:
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<|startoftext|>", "<|endoftext|>"])
     backend.post_processor = processors.RobertaProcessing(
-        sep=("<|endoftext|>", vocab["<|endoftext|>"]),
-        cls=("<|startoftext|>", vocab["<|startoftext|>"]),
+        ("<|endoftext|>", vocab["<|endoftext|>"]),
+        ("<|startoftext|>", vocab["<|startoftext|>"]),
         trim_offsets=False,
         add_prefix_space=False,
     )

@@ -1,0 +1,59 @@
+"""What loading a released checkpoint gives."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from polymodal.encoders.bert import Bert
+from polymodal.encoders.efficientnet_lite import EfficientNetLite
+from polymodal.encoders.resnet import Resnet
+from polymodal.encoders.vit import Vit
+from polymodal.models.clip import Clip
+from polymodal.models.published.keymap import Entry, State, to_ours
+from polymodal.preprocess import Preprocess
+from polymodal.text import Tokenizer
+
+Model = Clip | Vit | Resnet | EfficientNetLite | Bert
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    model: Model  # float32, in eval mode
+    tokenizer: Tokenizer | None  # None for an image tower, or where the source has none
+    preprocess: Preprocess
+    left_out: tuple[str, ...] = ()  # weights of the source that belong to heads which the model does not have
+
+    @property
+    def config(self) -> Any:
+        """The model's config: `ClipConfig`, `VitConfig`, `BertConfig`, ..."""
+        return self.model.config
+
+
+def skeleton(config: Any) -> Any:
+    """The model of a config without memory for its weights: names and shapes at no cost."""
+    with torch.device("meta"):
+        return config.build()
+
+
+def fill(model: Any, state: State, entries: list[Entry], heads: tuple[str, ...], where: str) -> tuple[str, ...]:
+    """Give a skeleton the weights of a checkpoint.
+
+    Args:
+        heads: prefixes of the checkpoint's names that may be left out.
+
+    Returns:
+        The names that were left out.
+
+    Raises:
+        ArtifactError: a weight is missing, has no place or does not fit.
+    """
+    wanted = {name for entry in entries for name in entry.theirs}
+    left_out = tuple(sorted(key for key in state if key.startswith(heads) and key not in wanted)) if heads else ()
+    used = {key: value for key, value in state.items() if key not in left_out}
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    ours = to_ours(used, entries, shapes, where)
+    model.to_empty(device="cpu")
+    model.load_state_dict(ours)  # copies, so that no file stays mapped under the model
+    model.eval()
+    return left_out
