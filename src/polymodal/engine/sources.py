@@ -1,4 +1,4 @@
-"""From what a person names (an artifact, a run, a checkpoint's folder, `hub:org/name`) to an engine."""
+"""From what a person names (an artifact, a run, a released checkpoint, `hub:org/name`) to an engine."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,13 @@ from pathlib import Path
 from polymodal import artifact
 from polymodal.engine.engine import Engine, Precision
 from polymodal.errors import ArtifactError, did_you_mean
+from polymodal.models.clip import Clip
 
-HUB = "hub:"
+ELSEWHERE = ("hub:", "pip:")  # what `models.published` finds by itself
 
 
 def load(source: str | Path, *, device: str = "auto", precision: Precision = "float32") -> Engine:
-    """An engine of an artifact, a run folder, a Hugging Face folder, or `hub:org/name`.
+    """An engine of an artifact, a run folder, a released checkpoint's folder or file, or `hub:org/name`.
 
     The network is asked for `hub:` only.
 
@@ -23,38 +24,42 @@ def load(source: str | Path, *, device: str = "auto", precision: Precision = "fl
         ArtifactError: nothing of the kind is there, or its files are damaged or do not fit.
         ConfigError: the device cannot be used.
     """
-    folder = Path(source)
-    if not str(source).startswith(HUB):
-        if not folder.exists():
-            raise ArtifactError(f'"{source}": {_not_there(folder)}')
-        if not folder.is_dir():
-            raise ArtifactError(f'"{source}" is a file; name the folder it is in: "{folder.parent}"')
-        inside = folder / "artifact"
-        if inside.is_dir():
-            folder = inside
-        if not _is_published(folder):
-            found = artifact.load(folder)
-            return Engine(
-                found.model,
-                found.tokenizer,
-                found.preprocess,
-                name=str(source),
-                metrics=found.metrics,
-                checksum=found.checksum,
-                device=device,
-                precision=precision,
-            )
-    from polymodal.models import published
-
-    pretrained = published.load(str(source))
+    if str(source).startswith(ELSEWHERE):
+        return _published(str(source), device, precision)
+    path = Path(source)
+    if not path.exists():
+        raise ArtifactError(f'"{source}": {_not_there(path)}')
+    if path.is_file() and artifact.is_artifact(path.parent):
+        raise ArtifactError(f'"{source}" is a file of an artifact; name its folder, "{path.parent}"')
+    if path.is_file() or _is_published(path):
+        return _published(str(path), device, precision)
+    folder = path / "artifact" if (path / "artifact").is_dir() else path
+    if not (folder / "config.json").exists() and (path / "log.jsonl").exists():
+        raise ArtifactError(f'"{source}" is a run that has left no artifact yet; let `polymodal fit` end, or resume it')
+    found = artifact.load(folder)
     return Engine(
-        pretrained.model,
-        pretrained.tokenizer,
-        pretrained.preprocess,
+        found.model,
+        found.tokenizer,
+        found.preprocess,
         name=str(source),
+        metrics=found.metrics,
+        checksum=found.checksum,
         device=device,
         precision=precision,
     )
+
+
+def _published(source: str, device: str, precision: Precision) -> Engine:
+    from polymodal.models import published
+
+    found = published.load(source)
+    if not isinstance(found.model, Clip):
+        kind = type(found.model).__name__
+        raise ArtifactError(
+            f'"{source}" holds one tower ({kind}), not a model of pictures and texts; '
+            "start a training from it: `polymodal fit` on your table"
+        )
+    return Engine(found.model, found.tokenizer, found.preprocess, name=source, device=device, precision=precision)
 
 
 def _is_published(folder: Path) -> bool:
@@ -65,9 +70,10 @@ def _is_published(folder: Path) -> bool:
         return False
 
 
-def _not_there(folder: Path) -> str:
-    near = [str(one) for one in folder.parent.glob("*") if one.is_dir()] if folder.parent.is_dir() else []
-    hint = did_you_mean(str(folder), near)
-    if not hint and str(folder).count("/") == 1:
-        hint = f'; a model of the hub is named "{HUB}{folder}"'
-    return f"no such folder{hint}"
+def _not_there(path: Path) -> str:
+    near = [str(one) for one in path.parent.glob("*") if one.is_dir()] if path.parent.is_dir() else []
+    if hint := did_you_mean(str(path), near):
+        return f"no such folder{hint}"
+    if len(path.parts) == 2 and not path.is_absolute():  # org/name
+        return f'no such folder; a model of the hub is named "hub:{path}"'
+    return "no such folder; `polymodal fit` prints where it left the artifact"
