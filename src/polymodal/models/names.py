@@ -5,7 +5,8 @@ arXiv:2211.01335 table 1 (Chinese-CLIP); arXiv:2111.07991 (LiT). The "tiny" ones
 """
 
 from collections.abc import Mapping
-from typing import TypeVar
+from functools import cache
+from typing import Any, Literal, TypeVar
 
 from polymodal.encoders import (
     BertConfig,
@@ -19,7 +20,8 @@ from polymodal.encoders import (
     VitConfig,
 )
 from polymodal.errors import ConfigError, did_you_mean
-from polymodal.models.clip import ClipConfig
+from polymodal.layers.skeleton import skeleton
+from polymodal.models.clip import ClipConfig, projection
 
 T = TypeVar("T")
 
@@ -185,3 +187,44 @@ def _look_up(table: Mapping[str, T], name: str, what: str) -> T:
     if name not in table:
         raise ConfigError(f'no {what} is named "{name}"{did_you_mean(name, table)}; `polymodal models` lists them all')
     return table[name]
+
+
+def sizes(name: str) -> dict[str, str | int | None]:
+    """What one wants to know before choosing: kinds of the towers, pixels, tokens, width of the vectors, parameters.
+
+    Raises:
+        ConfigError: nothing has this name.
+    """
+    found: Any = ENCODERS.get(name) or config(name)
+    image = text = image_count = text_count = None
+    if isinstance(found, ClipConfig):
+        image, text = found.image, found.text
+        image_count = parameter_count(image) + projection_count(found.image_projection, image.width, found)
+        text_count = parameter_count(text) + projection_count(found.text_projection, text.width, found)
+        count = image_count + text_count + int(found.learn_temperature) + int(found.bias is not None)
+    else:
+        count = parameter_count(found)
+        image, text = (found, None) if hasattr(found, "image_size") else (None, found)
+    return {
+        "name": name,
+        "image": None if image is None else image.kind,
+        "text": None if text is None else text.kind,
+        "image_size": getattr(image, "image_size", None),
+        "max_length": getattr(text, "max_length", None),
+        "width": found.shared_width if isinstance(found, ClipConfig) else found.width,
+        "parameters": count,
+        "image_parameters": image_count,
+        "text_parameters": text_count,
+    }
+
+
+@cache  # many models share a tower
+def parameter_count(tower: ImageEncoderConfig | TextEncoderConfig) -> int:
+    return sum(parameter.numel() for parameter in skeleton(tower.build).parameters())
+
+
+def projection_count(kind: Literal["linear", "mlp"] | None, width: int, found: ClipConfig) -> int:
+    if found.width is None:
+        return 0
+    built = skeleton(lambda: projection(kind, width, found.shared_width))
+    return sum(parameter.numel() for parameter in built.parameters())

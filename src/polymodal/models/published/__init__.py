@@ -15,10 +15,11 @@ from polymodal.encoders.efficientnet_lite import EfficientNetLite
 from polymodal.encoders.resnet import Resnet
 from polymodal.encoders.text_transformer import TextTransformerConfig
 from polymodal.errors import ArtifactError
+from polymodal.layers.skeleton import skeleton
 from polymodal.models.clip import Clip
 from polymodal.models.published import huggingface, imagenet, openai
 from polymodal.models.published.keymap import State, to_theirs
-from polymodal.models.published.pretrained import Pretrained, fill, skeleton
+from polymodal.models.published.pretrained import Pretrained, fill
 from polymodal.models.published.source import resolve
 from polymodal.models.published.weights import read_json, read_weights, write_weights
 from polymodal.preprocess import ImagePreprocess, Preprocess, TextPreprocess
@@ -69,11 +70,11 @@ def _load_bare(path: Path) -> Pretrained:
     if openai.is_openai(state):
         return _load_openai(path, state)
     if imagenet.is_resnet(state):
-        resnet: Resnet = skeleton(imagenet.resnet_config(state))
+        resnet: Resnet = skeleton(imagenet.resnet_config(state).build)
         left_out = fill(resnet, state, imagenet.resnet_entries(resnet), imagenet.RESNET_HEADS, where)
         return Pretrained(resnet, None, Preprocess(image=imagenet.resnet_preprocess(resnet.config)), left_out)
     if imagenet.is_lite(state):
-        lite: EfficientNetLite = skeleton(imagenet.lite_config(state))
+        lite: EfficientNetLite = skeleton(imagenet.lite_config(state).build)
         left_out = fill(lite, state, imagenet.lite_entries(lite), imagenet.LITE_HEADS, where)
         return Pretrained(lite, None, Preprocess(image=imagenet.lite_preprocess(lite.config)), left_out)
     first = ", ".join(list(state)[:3])
@@ -85,7 +86,7 @@ def _load_bare(path: Path) -> Pretrained:
 
 def _load_openai(path: Path, state: State) -> Pretrained:
     config = openai.config_of(state)
-    model: Clip = skeleton(config)
+    model: Clip = skeleton(config.build)
     fill(model, state, openai.entries(config), openai.SCALARS, str(path))
     folder = path if path.is_dir() else path.parent
     has_tokenizer = (folder / "tokenizer.json").is_file() or (folder / "merges.txt").is_file()

@@ -8,10 +8,11 @@ from polymodal.encoders.bert import Bert, BertConfig
 from polymodal.encoders.text_transformer import TextTransformerConfig
 from polymodal.encoders.vit import Vit, VitConfig
 from polymodal.errors import ArtifactError, ConfigError
+from polymodal.layers.skeleton import skeleton
 from polymodal.models.clip import Clip, ClipConfig
 from polymodal.models.published import hf_bert, hf_clip, hf_preprocess, hf_vit
 from polymodal.models.published.keymap import Entry, State, to_theirs
-from polymodal.models.published.pretrained import Pretrained, fill, skeleton
+from polymodal.models.published.pretrained import Pretrained, fill
 from polymodal.models.published.weights import read_json, read_weights, write_weights
 from polymodal.preprocess import ImagePreprocess, Preprocess, TextPreprocess
 from polymodal.text import Tokenizer
@@ -36,7 +37,7 @@ def load(folder: Path, settings: dict[str, Any]) -> Pretrained:
         config, heads = _config(folder, settings, kind, state)
     except ConfigError as error:
         raise ArtifactError(f"{folder}: config.json asks for a model that is not supported: {error}") from None
-    model = skeleton(config)
+    model: Any = skeleton(config.build)
     left_out = fill(model, state, _entries(config), heads, str(folder))
     has_tokenizer = kind != "vit" and any((folder / name).is_file() for name in TOKENIZER_FILES)
     return Pretrained(

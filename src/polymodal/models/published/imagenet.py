@@ -5,12 +5,12 @@ EfficientNet-Lite as the package efficientnet_lite_pytorch names it.
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from polymodal.encoders.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig, InvertedResidual
 from polymodal.encoders.resnet import Resnet, ResnetConfig
 from polymodal.errors import ArtifactError
+from polymodal.layers.skeleton import skeleton
 from polymodal.models.names import ENCODERS
 from polymodal.models.published.keymap import Entry, batch_norm, same
 from polymodal.preprocess import ImagePreprocess
@@ -57,8 +57,7 @@ def lite_config(state: Mapping[str, Tensor]) -> EfficientNetLiteConfig:
 
 
 def _lite_shape(config: EfficientNetLiteConfig) -> tuple[int, tuple[int, ...]]:
-    with torch.device("meta"):
-        blocks = config.build().blocks
+    blocks = skeleton(config.build).blocks
     last = blocks[-1]
     assert isinstance(last, InvertedResidual)
     return len(blocks), tuple(last.project.weight.shape)

@@ -4,13 +4,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from polymodal.encoders.clip_resnet import ClipResnetConfig
 from polymodal.encoders.text_transformer import TextTransformerConfig
 from polymodal.encoders.vit import VitConfig
 from polymodal.errors import ArtifactError
+from polymodal.layers.skeleton import skeleton
 from polymodal.models.clip import ClipConfig
 from polymodal.models.published.keymap import BlockNames, Entry, affine, same
 
@@ -134,9 +134,4 @@ def _vit_entries(config: VitConfig) -> list[Entry]:
 
 def _resnet_entries(config: ClipResnetConfig) -> list[Entry]:
     """Our residual network has OpenAI's names, so its own state dict says them all."""
-    return [same(f"image_encoder.{name}", f"visual.{name}") for name in _resnet_names(config)]
-
-
-def _resnet_names(config: ClipResnetConfig) -> list[str]:
-    with torch.device("meta"):
-        return list(config.build().state_dict())
+    return [same(f"image_encoder.{name}", f"visual.{name}") for name in skeleton(config.build).state_dict()]

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from polymodal.encoders.bert import Bert
 from polymodal.encoders.efficientnet_lite import EfficientNetLite
 from polymodal.encoders.resnet import Resnet
@@ -28,12 +26,6 @@ class Pretrained:
     def config(self) -> Any:
         """The model's config: `ClipConfig`, `VitConfig`, `BertConfig`, ..."""
         return self.model.config
-
-
-def skeleton(config: Any) -> Any:
-    """The model of a config without memory for its weights: names and shapes at no cost."""
-    with torch.device("meta"):
-        return config.build()
 
 
 def fill(model: Any, state: State, entries: list[Entry], heads: tuple[str, ...], where: str) -> tuple[str, ...]:
