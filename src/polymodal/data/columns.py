@@ -1,0 +1,217 @@
+"""What each column holds, by looking at a sample of it and at its name."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from polymodal.data.decode import EXTENSIONS, is_base64, is_picture
+from polymodal.data.reading import ROW
+from polymodal.errors import DataError, did_you_mean
+
+Modality = Literal["image", "text", "category", "number", "id", "split", "url", "empty", "other"]
+
+SAMPLE = 1000  # rows looked at, spread evenly over the table
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+# Lower-case, without spaces, _ and -.
+IMAGE_NAMES = _words(
+    "image images imagepath imagefile img imgpath imagename file filepath filename path picture photo jpg png "
+    "图片 图像 图片路径 照片"
+)
+TEXT_NAMES = _words(
+    "caption captions text texts title sentence sentences description descriptions alt alttext raw txt prompt "
+    "name 标题 描述 文本 说明 文字 名称"
+)
+SPLIT_NAMES = _words("split splits subset partition fold dataset 划分 数据集")
+ID_NAMES = _words("id uid uuid key imageid index")
+CATEGORY_NAMES = _words("label labels class category classname target cls 类别 标签 分类")
+SPLIT_VALUES = frozenset(_words("train training val valid validation dev test testing testdev restval holdout"))
+
+
+class Column(NamedTuple):
+    name: str
+    modality: Modality
+    reason: str  # why it was typed so
+
+
+def inspect(table: pa.Table) -> tuple[Column, ...]:
+    """Modality of every column, with the reason."""
+    rows = np.unique(np.linspace(0, max(table.num_rows - 1, 0), SAMPLE).astype(np.int64))
+    rows = rows[: table.num_rows]
+    return tuple(
+        Column(name, *_modality(name, [table.column(name)[int(row)].as_py() for row in rows], table.num_rows))
+        for name in table.column_names
+        if name != ROW
+    )
+
+
+def _modality(name: str, sample: list[Any], count: int) -> tuple[Modality, str]:
+    values = [value for value in sample if value is not None and value != "" and value != []]
+    if not values:
+        return "empty", "no row that was looked at has a value"
+    by_type = _by_type(values)
+    if by_type is not None:
+        return by_type
+    if all(isinstance(value, bool) for value in values):
+        return "category", "values are true and false"
+    if all(isinstance(value, int | float) for value in values):
+        return _number(name, values)
+    return _string(name, [str(value) for value in values], count)
+
+
+def _by_type(values: list[Any]) -> tuple[Modality, str] | None:
+    """Of values that are no plain numbers and strings."""
+    first = values[0]
+    if isinstance(first, bytes):
+        share = _share(is_picture(value[:16]) for value in values)
+        return (
+            ("image", f"{share:.0%} are bytes of pictures") if share >= 0.5 else ("other", "bytes of no picture format")
+        )
+    if isinstance(first, dict):
+        if first.keys() >= {"bytes", "path"}:
+            return "image", "a struct of bytes and path, as Hugging Face datasets write pictures"
+        return "other", f"a struct of {', '.join(first)}"
+    if isinstance(first, list):
+        items = [item for value in values for item in value if item is not None]
+        if not items or not isinstance(items[0], str):
+            return "other", "lists of something else than text"
+        if _share(map(_is_path, items)) >= 0.5:
+            return "image", "lists of paths of pictures"
+        return "text", "lists of texts"
+    return None
+
+
+def _number(name: str, values: list[Any]) -> tuple[Modality, str]:
+    distinct = len(set(values))
+    if _plain(name) in CATEGORY_NAMES and all(float(value).is_integer() for value in values):
+        return "category", f'whole numbers, and the name "{name}" means a category'
+    if _plain(name) in ID_NAMES and distinct == len(values):
+        return "id", f'numbers that do not repeat, and the name "{name}" means an id'
+    return "number", "values are numbers"
+
+
+def _string(name: str, values: list[str], count: int) -> tuple[Modality, str]:
+    plain, distinct = _plain(name), len(set(values))
+    for modality, what, test in (
+        ("url", "addresses (http)", _is_url),
+        ("image", "paths of pictures", _is_path),
+        ("image", "pictures in base64", _is_encoded),
+    ):
+        if (share := _share(map(test, values))) >= 0.5:
+            return modality, f"{share:.0%} are {what}"  # type: ignore[return-value]
+    if plain in SPLIT_NAMES and distinct <= 20:
+        return "split", f'few values, and the name "{name}" means a split'
+    if {value.strip().lower() for value in values} <= SPLIT_VALUES:
+        return "split", f"values are names of splits: {', '.join(sorted(set(values)))}"
+    if all(map(_is_number, values)):
+        return _number(name, [float(value) for value in values])
+    if plain in TEXT_NAMES:
+        return "text", f'the name "{name}" means a text'
+    if plain in CATEGORY_NAMES:
+        return "category", f'the name "{name}" means a category'
+    spaced = _share(" " in value.strip() for value in values)
+    if plain in ID_NAMES and distinct == len(values) and spaced < 0.1:
+        return "id", f'values do not repeat, and the name "{name}" means an id'
+    if distinct <= max(2, len(values) // 5) and max(map(len, values)) <= 60 and count > 2:
+        return "category", f"{distinct} values in {len(values)} rows"
+    return "text", f"{distinct} values in {len(values)} rows"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_\-]", "", name).lower()
+
+
+def _share(tests: Iterable[bool]) -> float:
+    results = list(tests)
+    return sum(results) / len(results)
+
+
+def _is_url(value: str) -> bool:
+    return value.startswith(("http://", "https://"))
+
+
+def _is_path(value: str) -> bool:
+    if len(value) > 1000 or _is_url(value):
+        return False
+    path = re.sub(r"@\d+\+\d+$", "", value) if ".tar#" in value else value
+    return Path(path.strip()).suffix.lower() in EXTENSIONS
+
+
+def _is_encoded(value: str) -> bool:
+    return value.startswith("data:image/") or is_base64(value)
+
+
+def _is_number(value: str) -> bool:
+    return re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", value) is not None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The columns that are used
+
+
+def url_column(columns: Sequence[Column]) -> str | None:
+    """The first column of URLs of a table that has no column of pictures."""
+    if any(column.modality == "image" for column in columns):
+        return None
+    return next((column.name for column in columns if column.modality == "url"), None)
+
+
+def choose_image(columns: Sequence[Column], asked: str | None) -> tuple[str | None, tuple[Column, ...]]:
+    """The image column, as asked or the best by its name; and the columns with that said in them.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    if asked is not None:
+        return asked, _say(columns, asked, "image", "asked for")
+    found = [column for column in columns if column.modality == "image"]
+    if not found:
+        return None, tuple(columns)
+    return _best(found, IMAGE_NAMES).name, tuple(columns)
+
+
+def choose_text(columns: Sequence[Column], asked: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[Column, ...]]:
+    """The text columns, as asked or the one best by its name.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    if asked is not None:
+        for name in asked:
+            columns = _say(columns, name, "text", "asked for")
+        return tuple(asked), tuple(columns)
+    found = [column for column in columns if column.modality == "text"]
+    return ((_best(found, TEXT_NAMES).name,) if found else ()), tuple(columns)
+
+
+def choose_split(columns: Sequence[Column], asked: str | None) -> tuple[str | None, tuple[Column, ...]]:
+    """The split column, as asked or the best by its name.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    if asked is not None:
+        return asked, _say(columns, asked, "split", "asked for")
+    found = [column for column in columns if column.modality == "split"]
+    return (_best(found, SPLIT_NAMES).name if found else None), tuple(columns)
+
+
+def _best(found: Sequence[Column], names: Sequence[str]) -> Column:
+    return min(
+        found, key=lambda column: names.index(_plain(column.name)) if _plain(column.name) in names else len(names)
+    )
+
+
+def _say(columns: Sequence[Column], name: str, modality: Modality, reason: str) -> tuple[Column, ...]:
+    known = [column.name for column in columns]
+    if name not in known:
+        raise DataError(f'no column is named "{name}"{did_you_mean(name, known)}; there are: {", ".join(known)}')
+    return tuple(Column(name, modality, reason) if column.name == name else column for column in columns)

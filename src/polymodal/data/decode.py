@@ -1,0 +1,265 @@
+"""Picture reference -> upright PIL picture -> uint8 pixels, the same way in training, evaluation and use.
+
+Equal, bit for bit, to `transformers`' CLIPImageProcessorPil (fit=crop) and SiglipImageProcessorPil (fit=squash) before
+normalization, for pictures without transparency, EXIF rotation or more than 8 bits; those three it gets wrong.
+"""
+
+import base64
+import binascii
+import io
+import re
+import tarfile
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from polymodal.errors import DataError
+from polymodal.preprocess import ImagePreprocess
+
+# Pillow's format of each ending. Raster formats only: Pillow hands EPS to Ghostscript, which runs programs.
+FORMAT_OF = {
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".webp": "WEBP", ".gif": "GIF",
+    ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM", ".pgm": "PPM", ".pbm": "PPM", ".avif": "AVIF",
+    ".jp2": "JPEG2000", ".ico": "ICO", ".tga": "TGA", ".qoi": "QOI",
+}  # fmt: skip
+EXTENSIONS = frozenset(FORMAT_OF)
+FORMATS = tuple(sorted(set(FORMAT_OF.values())))
+MAX_PIXELS = 89_478_485  # Pillow's own threshold for a decompression bomb: 256 MiB at 3 bytes a pixel
+MAX_BYTES = 512 * 2**20  # of one file
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\x00", b"MM\x00*", b"qoif", b"\x00\x00\x00\x0cjP")
+_BASE64_STARTS = ("/9j/", "iVBORw0K", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0A", "AAAA")
+_MEMBER = re.compile(r"(?P<tar>.+?\.tar)#(?P<name>.+?)(?:@(?P<offset>\d+)\+(?P<size>\d+))?", re.DOTALL)
+
+
+def open_image(reference: str | bytes | Path, root: Path | None = None) -> Image.Image:
+    """The upright picture, in mode RGB, or RGBA when something in it is transparent.
+
+    Args:
+        reference: a path, a file's bytes, base64 (with or without `data:image/png;base64,`), or `shard.tar#member`.
+        root: folder that a relative path is relative to.
+
+    Raises:
+        DataError: missing, empty, not a picture, truncated, or of more than MAX_PIXELS; the message says which.
+    """
+    content = read_bytes(reference, root)
+    return decode(content, describe(reference))
+
+
+def decode(content: bytes, name: str) -> Image.Image:
+    """The upright picture that a file's bytes hold; `name` is what errors call it.
+
+    Raises:
+        DataError: as `open_image`.
+    """
+    image = open_header(content, name)
+    try:
+        image.load()
+        return upright(image)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's plugins raise anything at all on damaged bytes
+        raise DataError(f"{name}: is damaged or cut off ({error}); fetch it again or leave it out") from None
+
+
+def open_header(content: bytes, name: str) -> Image.Image:
+    """The picture with its size and format known and its pixels not decoded yet.
+
+    Raises:
+        DataError: empty, not a picture, or of more than MAX_PIXELS.
+    """
+    if not content:
+        raise DataError(f"{name}: is empty (0 bytes); fetch it again or leave it out")
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{name}: has too many pixels ({error}); scale it down first") from None
+    except Exception:  # see `decode`
+        raise DataError(
+            f"{name}: is not a picture ({_looks_like(content)}); leave it out, or give another column"
+        ) from None
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{name}: has too many pixels ({width} x {height}, at most {MAX_PIXELS}); scale it down first")
+    return image
+
+
+def _looks_like(content: bytes) -> str:
+    head = content[:256].lstrip().lower()
+    for start, kind in (
+        (b"<!doctype html", "a web page"),
+        (b"<html", "a web page"),
+        (b"<svg", "SVG"),
+        (b"<?xml", "XML"),
+        (b"%pdf", "PDF"),
+        (b"%!ps", "PostScript"),
+        (b"pk\x03\x04", "a ZIP archive"),
+        (b"{", "JSON"),
+    ):
+        if head.startswith(start):
+            return f"it looks like {kind}"
+    return f"it begins with {content[:8]!r}"
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says, 8 bits a channel, mode RGB or RGBA.
+
+    16-bit values are divided by 257 and floats in 0 to 1 multiplied by 255; no picture is stretched to its own range,
+    so that equal values stay equal across pictures.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("RGB", "RGBA") and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I;16") or image.mode == "I":
+        values = np.asarray(image, dtype=np.int64)
+        return Image.fromarray(np.clip(values / 257, 0, 255).round().astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        values = np.nan_to_num(np.asarray(image))
+        scale = 255 if values.max() <= 1 else 1
+        return Image.fromarray(np.clip(values * scale, 0, 255).round().astype(np.uint8)).convert("RGB")
+    transparent = image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info
+    return image.convert("RGBA" if transparent else "RGB")
+
+
+def flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """The picture in RGB, laid over a background color where it is transparent."""
+    image = upright(image)
+    if image.mode == "RGB":
+        return image
+    canvas = Image.new("RGBA", image.size, (*background, 255))
+    return Image.alpha_composite(canvas, image).convert("RGB")
+
+
+def fit(image: Image.Image, size: int, preprocess: ImagePreprocess) -> Image.Image:
+    """The picture scaled so that a square of `size` fits: shorter side (fit=crop) or both sides (fit=squash)."""
+    width, height = image.size
+    if preprocess.fit == "squash":
+        wanted = (size, size)
+    elif width <= height:
+        wanted = (size, int(size * height / width))
+    else:
+        wanted = (int(size * width / height), size)
+    return image.resize(wanted, RESAMPLING[preprocess.interpolation])
+
+
+def center_crop(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def to_pixels(image: Image.Image, preprocess: ImagePreprocess) -> Tensor:
+    """uint8 RGB, (3, size, size), not normalized."""
+    scaled = fit(flatten(image, preprocess.background), preprocess.size, preprocess)
+    return as_tensor(center_crop(scaled, preprocess.size, preprocess.size))
+
+
+def as_tensor(image: Image.Image) -> Tensor:
+    """(C, H, W) uint8 of a picture of C channels."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# References
+
+
+def read_bytes(reference: str | bytes | Path, root: Path | None = None) -> bytes:
+    """The bytes of the picture's file, not looked at.
+
+    Raises:
+        DataError: there is no such file or archive member, it cannot be read, or it is larger than MAX_BYTES.
+    """
+    if isinstance(reference, bytes):
+        return reference
+    text = str(reference)
+    if text.startswith("data:"):
+        return _from_base64(text.partition(",")[2], "data URI")
+    if is_base64(text):
+        return _from_base64(text, "base64")
+    if member := _MEMBER.fullmatch(text):
+        return _read_member(resolve(member["tar"], root), member)
+    path = resolve(text, root)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(
+                f"{path}: has {path.stat().st_size} bytes, at most {MAX_BYTES} are read; scale it down first"
+            )
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: there is no such file; correct the path, or give the folder of the pictures"
+        ) from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder, wanted a picture") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def resolve(path: str | Path, root: Path | None) -> Path:
+    """The path, below `root` when it is relative; `\\` counts as a separator when nothing is found otherwise."""
+    path = Path(path) if root is None else root / path
+    if "\\" in path.name and not path.exists():
+        return Path(str(path).replace("\\", "/"))
+    return path
+
+
+def describe(reference: str | bytes | Path) -> str:
+    """What an error calls the picture: its path, or a word when the cell holds the picture itself."""
+    if isinstance(reference, bytes):
+        return "bytes"
+    text = str(reference)
+    if text.startswith("data:") or is_base64(text):
+        return text[:20] + "..."
+    return text
+
+
+def is_base64(text: str) -> bool:
+    """Whether the text is a picture in base64 rather than a path."""
+    return (
+        len(text) > 80 and text.startswith(_BASE64_STARTS) and re.fullmatch(r"[A-Za-z0-9+/\s]+=*\s*", text) is not None
+    )
+
+
+def is_picture(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of a picture format."""
+    return head.startswith(_SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head[4:12] == b"ftypavif"
+
+
+def _from_base64(text: str, name: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except binascii.Error as error:
+        raise DataError(f"{name}: is not whole base64 ({error}); the cell may have been cut off") from None
+
+
+def _read_member(path: Path, member: re.Match[str]) -> bytes:
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file; correct the path, or give the folder of the pictures")
+    if member["offset"]:
+        offset, size = int(member["offset"]), int(member["size"])
+    else:
+        index = _tar_index(path, path.stat().st_mtime_ns)
+        if member["name"] not in index:
+            raise DataError(f"{path}: has no member {member['name']}")
+        offset, size = index[member["name"]]
+    if size > MAX_BYTES:
+        raise DataError(f"{path}#{member['name']}: has {size} bytes, at most {MAX_BYTES} are read; scale it down first")
+    with path.open("rb") as file:
+        file.seek(offset)
+        content = file.read(size)
+    if len(content) < size:
+        raise DataError(f"{path}#{member['name']}: the archive is cut off; fetch it again")
+    return content
+
+
+@lru_cache(maxsize=16)
+def _tar_index(path: Path, mtime_ns: int) -> dict[str, tuple[int, int]]:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            return {member.name: (member.offset_data, member.size) for member in tar if member.isfile()}
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(f"{path}: is not a readable tar archive ({error}); fetch it again") from None
