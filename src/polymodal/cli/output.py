@@ -45,3 +45,14 @@ def split_list(written: str, option: str) -> list[str]:
     if not found:
         raise ConfigError(f'{option}: wanted names with commas between them, got "{written}"')
     return found
+
+
+def say_faults(faults: Sequence[object], where: str, shown: int = 5) -> None:
+    """How many rows were left out, and the first of them, on stderr; nothing when there are none."""
+    if len(faults) == 0:
+        return
+    say(f"left out {where}: {len(faults)}")
+    for fault in list(faults[:shown]):
+        say(f"  {fault}")
+    if len(faults) > shown:
+        say(f"  and {len(faults) - shown} more; `polymodal check` lists them")
