@@ -97,6 +97,14 @@ class PairDataset(Dataset[Pair]):
         return len(self.manifest)
 
     def __getitem__(self, row: int) -> Pair:
+        return self.pair(row, int(self._epoch))
+
+    def pair(self, row: int, epoch: int) -> Pair:
+        """The pair of a row as it is drawn in an epoch.
+
+        Raises:
+            DataError: the row has no caption, or its picture cannot be read.
+        """
         number = self.manifest.row_number(row)
         captions = self.manifest.captions(row)
         if not captions:
@@ -104,7 +112,7 @@ class PairDataset(Dataset[Pair]):
             raise DataError(
                 f"{where}: has no caption; `polymodal check {self.manifest.source} --fix clean` leaves such rows out"
             )
-        rng = np.random.default_rng((self.seed, int(self._epoch), number))
+        rng = np.random.default_rng((self.seed, epoch, number))
         text = (self.augment or Augment()).text
         caption = augment_text(choose_caption(captions, text, rng), text, rng)
         picture = self.pictures.picture(row)
