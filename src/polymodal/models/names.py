@@ -97,9 +97,7 @@ def lite(image_size: int, width_multiplier: float, depth_multiplier: float) -> E
     )
 
 
-TINY_VIT = VitConfig(
-    image_size=64, patch_size=8, width=128, layers=4, heads=4, activation="gelu", patch_bias=True, pre_norm=False
-)
+TINY_VIT = VitConfig(image_size=64, patch_size=8, width=128, layers=4, heads=4, activation="gelu")
 TINY_TEXT = TextTransformerConfig(vocab_size=8192, max_length=32, width=128, layers=3, heads=4, activation="gelu")
 TINY_RESNET = ResnetConfig(image_size=64, block="basic", layers=(1, 1, 1, 1), stem=32)
 
@@ -139,6 +137,9 @@ MODELS: Mapping[str, ClipConfig] = {
     "clip-tiny-resnet": ClipConfig(image=TINY_RESNET, text=TINY_TEXT, width=128),
     "clip-tiny-lstm": ClipConfig(
         image=TINY_VIT, text=LstmConfig(vocab_size=8192, width=128, embedding_width=128), width=128
+    ),
+    "chinese-clip-tiny": ClipConfig(
+        image=TINY_VIT, text=BertConfig(vocab_size=8192, max_length=32, width=128, layers=3, heads=4), width=128
     ),
     "siglip-tiny": ClipConfig(image=TINY_VIT, text=TINY_TEXT, width=128, temperature=0.1, bias=-10.0, max_scale=1000.0),
 }
@@ -201,7 +202,7 @@ def sizes(name: str) -> dict[str, str | int | None]:
         image, text = found.image, found.text
         image_count = parameter_count(image) + projection_count(found.image_projection, image.width, found)
         text_count = parameter_count(text) + projection_count(found.text_projection, text.width, found)
-        count = image_count + text_count + int(found.learn_temperature) + int(found.bias is not None)
+        count = image_count + text_count + 1 + int(found.bias is not None)  # 1: the scale
     else:
         count = parameter_count(found)
         image, text = (found, None) if hasattr(found, "image_size") else (None, found)
