@@ -41,7 +41,7 @@ def bootstrap(
     return Interval(float(low), float(high))
 
 
-def mean_of(values: NDArray[np.floating]) -> Statistic:
+def mean_of(values: NDArray[np.floating | np.bool_]) -> Statistic:
     """For `bootstrap`: the mean of `values` (count,)."""
     return lambda rows: np.mean(values[rows], axis=1, dtype=np.float64)
 
