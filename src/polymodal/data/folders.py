@@ -128,7 +128,8 @@ def _samples(tars: list[Path], root: Path, reading: Reading) -> Iterator[Row]:
         shard = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
         try:
             with tarfile.open(path, "r:") as tar:
-                for key, members in groupby(_files(tar), key=_key):
+                for key, group in groupby(_files(tar), key=_key):
+                    members = list(group)
                     number += 1
                     try:
                         parts = [_read_member(tar, shard, member, reading) for member in members]

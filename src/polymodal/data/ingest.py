@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -87,7 +88,7 @@ def with_local_files(ingested: Ingested, url: str) -> Ingested:
 def _cached(source: Source, arrow_file: Path) -> Ingested:
     try:
         return _map(arrow_file, source.root)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, pa.ArrowInvalid):  # not there, or damaged
         _write(source, arrow_file)
         return _map(arrow_file, source.root)
 
@@ -176,7 +177,12 @@ def _write(source: Source, arrow_file: Path) -> None:
             _write_table(source.read(reading), table)
         except WiderError:
             reading.start_again()
-            _write_table(source.read(reading), table)
+            try:
+                _write_table(source.read(reading), table)
+            except WiderError as error:
+                raise DataError(
+                    f"{source.root}: its tables have different columns ({error}); make them equal"
+                ) from None
         reading.close()
 
 
@@ -185,8 +191,9 @@ def _write_table(batches: Iterator[pa.RecordBatch], path: Path) -> None:
     if first is None:
         raise DataError("has no rows")
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, first.schema) as writer:
-        writer.write_batch(first)
-        for batch in batches:
+        for batch in chain([first], batches):
+            if batch.schema != first.schema:  # a second file of a folder brings other columns
+                raise WiderError(f"{batch.schema.names} after {first.schema.names}")
             writer.write_batch(batch)
 
 
