@@ -142,5 +142,7 @@ def test_the_engine_loads_without_the_training_side() -> None:
 
 
 def test_no_module_asks_for_the_network_when_it_is_imported() -> None:
-    names = [".".join(file.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__") for file in FILES]
+    names = [
+        ".".join(file.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__") for file in FILES
+    ]
     modules_after("\n".join(f"import {name}" for name in names if not name.endswith("__main__")))

@@ -114,7 +114,8 @@ def _conflicts() -> Iterator[Finding]:
             if finding.state != "ok":
                 found += 1
                 value = finding.value if "wants" in finding.value else f"is not installed, but {name} wants it"
-                yield Finding("conflicts", finding.name, "fail" if name in ours else "warn", value, finding.remedy)
+                state: State = "fail" if name in ours else "warn"
+                yield Finding("conflicts", f"{name} needs {finding.name}", state, value, finding.remedy)
     if not found:
         yield Finding("conflicts", "installed packages", "ok", "none: every package has what it asks for")
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from polymodal.cli.output import print_json
+from polymodal.cli.output import print_json, print_whole
 
 
 def run(
@@ -30,7 +30,6 @@ def run(
     if as_json:
         print_json({"ok": not broken, "findings": [finding.to_dict() for finding in findings]})
     else:
-        from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
@@ -46,8 +45,7 @@ def run(
                 value.append(f"\n→ {finding.remedy}", style="cyan")
             table.add_row(Text(finding.state, colors[finding.state]), f"{finding.area}: {finding.name}", value)
         warned = sum(finding.state == "warn" for finding in findings)
-        console = Console()
-        console.print(table)
-        console.print(f"{len(findings) - len(broken) - warned} ok, {warned} to look at, {len(broken)} broken")
+        print_whole(table)
+        print(f"{len(findings) - len(broken) - warned} ok, {warned} to look at, {len(broken)} broken")
     if broken:
         raise typer.Exit(1)

@@ -4,9 +4,12 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polymodal.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def print_json(data: Any) -> None:
@@ -15,17 +18,23 @@ def print_json(data: Any) -> None:
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout, as wide as it must be when stdout is no terminal, so that no word is cut."""
-    from rich.console import Console
+    """A table on stdout."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(*heads)
     for row in rows:
         table.add_row(*map(Text, row))  # Text: brackets in a caption are not markup
+    print_whole(table)
+
+
+def print_whole(table: "Table") -> None:
+    """A rich table on stdout; as wide as it must be when stdout is no terminal, so that no word is cut."""
+    from rich.console import Console
+
     console = Console()
     if not console.is_terminal:
-        console.width = max(console.measure(table).maximum, 80)
+        console.width = max(console.width, console.measure(table, options=console.options.update(width=10_000)).maximum)
     console.print(table)
 
 
