@@ -3,6 +3,7 @@ import io
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 from polymodal.data.decode import to_pixels
 from polymodal.engine import Engine
 from polymodal.engine.engine import Vectors
+from polymodal.engine.pictures import Picture
 from polymodal.errors import ArtifactError, ConfigError, DataError
 from polymodal.models.clip import Clip
 from polymodal.types import Text
@@ -81,43 +83,48 @@ def test_every_shape_of_one_picture_gives_one_vector(
     array, content = arrays[0], png(arrays[0])
     (tmp_path / "a.png").write_bytes(content)
     uri = "data:image/png;base64," + base64.b64encode(content).decode()
-    shapes = [array, content, uri, Image.fromarray(array), tmp_path / "a.png", str(tmp_path / "a.png"), "a.png"]
+    shapes: list[Picture] = [
+        array,
+        content,
+        uri,
+        Image.fromarray(array),
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        "a.png",
+    ]
     vectors = engine.embed(images=shapes, root=tmp_path)
     np.testing.assert_allclose(vectors, np.tile(image_vector(array), (len(shapes), 1)), atol=1e-6)
 
 
-class Counting(torch.nn.Module):
-    """Notes the size of each batch that passes."""
+def sizes_seen(tower: torch.nn.Module) -> list[tuple[int, ...]]:
+    """A list that grows by the shape of each batch that the tower sees."""
+    sizes: list[tuple[int, ...]] = []
 
-    def __init__(self, inner: torch.nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self.sizes: list[tuple[int, ...]] = []
+    def note(tower: torch.nn.Module, given: tuple[Tensor | Text]) -> None:
+        sizes.append(tuple((given[0].ids if isinstance(given[0], Text) else given[0]).shape))
 
-    def forward(self, given: Tensor | Text) -> object:
-        self.sizes.append(tuple((given.ids if isinstance(given, Text) else given).shape))
-        return self.inner(given)
+    tower.register_forward_pre_hook(note)
+    return sizes
 
 
 def test_equal_items_are_computed_once(engine: Engine, arrays: list[NDArray[np.uint8]]) -> None:
-    engine.model.image_encoder = images = Counting(engine.model.image_encoder)
-    engine.model.text_encoder = texts = Counting(engine.model.text_encoder)
+    images, texts = sizes_seen(engine.model.image_encoder), sizes_seen(engine.model.text_encoder)
     first, second = png(arrays[0]), png(arrays[1])
     vectors = engine.embed(images=[first, second, first, arrays[2], bytes(first), arrays[2]])
-    assert [size[0] for size in images.sizes] == [3]
+    assert [size[0] for size in images] == [3]
     assert np.array_equal(vectors[[0, 3]], vectors[[2, 5]])
     assert np.array_equal(vectors[0], vectors[4])
     assert not np.array_equal(vectors[0], vectors[1])
     engine.embed(texts=["a dog", "a cat", "a dog"])
-    assert [size[0] for size in texts.sizes] == [2]
+    assert [size[0] for size in texts] == [2]
 
 
 def test_short_texts_are_not_padded_for_long_ones(engine: Engine) -> None:
-    engine.model.text_encoder = counting = Counting(engine.model.text_encoder)
+    sizes = sizes_seen(engine.model.text_encoder)
     long, short = "one two three four five six seven eight nine", "a dog"
     engine.embed(texts=[long, short, long + " ten", short + "s"], batch_size=2)
     alone = [tiny.tokenizer()([text], tiny.preprocess().text).ids.shape[1] for text in (short + "s", long + " ten")]
-    assert [size[1] for size in counting.sizes] == alone
+    assert [size[1] for size in sizes] == alone
     assert alone[0] < alone[1] <= 12
 
 
@@ -141,9 +148,9 @@ def test_a_bad_picture_is_named_by_its_place(engine: Engine, arrays: list[NDArra
     ],
 )
 def test_reporting_gives_the_rest_and_says_what_is_wrong_with_the_bad(
-    engine: Engine, arrays: list[NDArray[np.uint8]], bad: object, reason: str
+    engine: Engine, arrays: list[NDArray[np.uint8]], bad: Any, reason: str
 ) -> None:
-    found = engine.embed(images=[bad, arrays[0], bad, arrays[1]], batch_size=2, on_error="report")  # type: ignore[list-item]
+    found = engine.embed(images=[bad, arrays[0], bad, arrays[1]], batch_size=2, on_error="report")
     assert found.rows.tolist() == [1, 3]
     np.testing.assert_allclose(found.vectors, [image_vector(array) for array in arrays[:2]], atol=1e-6)
     assert [fault.place for fault in found.faults] == [0, 2]
@@ -159,7 +166,8 @@ def test_a_truncated_picture_opened_by_the_caller_is_a_fault_too(engine: Engine)
 def test_bad_texts_are_named_by_their_place(engine: Engine) -> None:
     with pytest.raises(DataError, match="embed: text 1 of 2: the text is empty"):
         engine.embed(texts=["a dog", " \n"])
-    found = engine.embed(texts=["", "a dog", 3, "a cat"], on_error="report")  # type: ignore[list-item]
+    mixed: list[Any] = ["", "a dog", 3, "a cat"]
+    found = engine.embed(texts=mixed, on_error="report")
     assert found.rows.tolist() == [1, 3]
     assert found.faults == [(0, "the text is empty"), (2, "wanted a str, got int")]
     np.testing.assert_allclose(found.vectors, [text_vector("a dog"), text_vector("a cat")], atol=1e-6)

@@ -9,9 +9,10 @@ from polymodal.errors import DataError
 
 
 def number(picture: Picture) -> Tensor:
+    assert isinstance(picture, bytes)
     if picture == b"bad":
         raise DataError("no good")
-    return torch.tensor(int(bytes(picture)))
+    return torch.tensor(int(picture))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
