@@ -78,6 +78,8 @@ def run(
     else:
         _print_tables(report)
         print(f"{out / 'report.html'}")
+    for note in report.data["notes"]:
+        say(note)
     for one in report.data["skipped"]:
         say(f"not measured: {one['task']}: {one['reason']}")
     if left_out := report.data["rows"]["left_out"]:

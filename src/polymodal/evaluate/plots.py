@@ -82,7 +82,7 @@ def _range(low: int, high: int) -> str:
 
 def _svg(name: str, draw: Callable[[Axes], None]) -> str:
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
-        figure = Figure(figsize=(5.2, 3.1), layout="constrained")
+        figure = Figure(figsize=(4.2, 2.9), layout="constrained")
         draw(figure.add_subplot())
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})

@@ -13,9 +13,9 @@ import numpy as np
 from polymodal.data.decode import open_image
 from polymodal.data.manifest import Manifest
 from polymodal.errors import ConfigError, DataError
+from polymodal.evaluate.retrieve import WAYS
 from polymodal.evaluate.words import LANGUAGES, words
 
-WAYS = ("image_to_text", "text_to_image")
 THUMBNAIL = 112  # pixels of the longer side
 LEFT_OUT_SHOWN = 20  # rows; all of them are in report.json
 PER_CLASS_SHOWN = 40

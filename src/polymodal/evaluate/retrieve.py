@@ -18,6 +18,7 @@ from polymodal.evaluate.measures import histogram, recall_curve, retrieval_measu
 from polymodal.evaluate.vectors import Pictures, Rows, Texts
 from polymodal.metrics import retrieval
 
+WAYS = ("image_to_text", "text_to_image")
 EXAMPLES = 6  # hits, and as many misses
 ANSWERS = 5  # of each example
 PLOTTED_PAIRS = 20_000  # of the distributions of cosines
@@ -95,18 +96,20 @@ def one_way(
         place = retrieval.places_among(among, vectors, asked.vectors, own)
     within = tuple(n for n in k if n <= count) or (1,)
     rank = retrieval.first_places(query, place)
+    by = {}
+    for name, items in sorted(asking.subsets.items()):
+        inside = torch.isin(who, torch.tensor(sorted(items)))[query]
+        if inside.any():
+            part = query[inside].unique(return_inverse=True)[1]
+            measures = retrieval_measures(part, place[inside], count, within, seed)
+            by[name] = {"queries": int(part[-1]) + 1, "metrics": _plain(measures)}
     return {
         "queries": len(who),
         "candidates": count,
         "metrics": _plain(retrieval_measures(query, place, count, within, seed)),
         "curve": recall_curve(query, place, count, seed),
         "ranks": histogram(rank.numpy(), _rank_edges(count)),
-        "by": {
-            name: _subset(
-                query, place, [n for n, item in enumerate(who.tolist()) if item in items], count, within, seed
-            )
-            for name, items in sorted(asking.subsets.items())
-        },
+        "by": by,
         "examples": _examples(asking, asked, who, own, rank, among, seed),
     }
 
@@ -127,12 +130,6 @@ def cosine_histograms(image: Side, text: Side, pairs: Tensor, seed: int) -> dict
         "unmatched": histogram(unmatched.numpy(), edges)
         | {"mean": unmatched.mean().item() if len(unmatched) else None},
     }
-
-
-def _subset(query: Tensor, place: Tensor, queries: list[int], count: int, k: tuple[int, ...], seed: int) -> Any:
-    inside = torch.isin(query, torch.tensor(queries))
-    renumbered = query[inside].unique(return_inverse=True)[1]
-    return {"queries": len(queries), "metrics": _plain(retrieval_measures(renumbered, place[inside], count, k, seed))}
 
 
 def _examples(

@@ -9,23 +9,14 @@ from polymodal.data.manifest import Manifest
 from polymodal.engine import Engine, load
 from polymodal.errors import ConfigError, DataError, did_you_mean
 from polymodal.evaluate import classify, retrieve
-from polymodal.evaluate.classify import Labeled
 from polymodal.evaluate.report import Report, thumbnails
-from polymodal.evaluate.vectors import (
-    LeftOut,
-    Pictures,
-    Rows,
-    Texts,
-    choose_rows,
-    column,
-    embed_pictures,
-    embed_texts,
-    rows_to_fill_up,
-)
+from polymodal.evaluate.vectors import column
+from polymodal.evaluate.words import LANGUAGES
+from polymodal.evaluate.work import Work
 from polymodal.version import __version__
 
 TASKS = ("retrieval", "zero-shot", "probe", "knn")
-MOST_SUBSETS = 50
+MOST_SUBSETS = 40
 
 
 def evaluate(
@@ -72,19 +63,14 @@ def evaluate(
         DataError: no row can be read, or the rows do not allow what was asked for.
     """
     asked = _asked(tasks)
-    if not k or min(k) < 1:
-        raise ConfigError(f"k must be 1 or more, got {list(k)}")
-    if candidates is not None and candidates < 2:
-        raise ConfigError(f"candidates must be 2 or more, got {candidates}")
+    _refuse_nonsense(k, candidates, lang)
     engine = artifact if isinstance(artifact, Engine) else load(artifact)
     manifest = table if isinstance(table, Manifest) else Manifest.read(table, image=image, text=text)
-    if manifest.image is None:
-        raise DataError(f"{manifest.source}: no column holds pictures; name it with image=COLUMN (--image)")
-    for name in filter(None, (label, by)):
-        column(manifest, name)
-    work = _Work(
+    work = Work(
         engine, manifest, split=split, exclude=exclude or {}, candidates=candidates, seed=seed, progress=progress
     )
+    _refuse_columns(work, label, by)
+    work.pictures()  # every task needs them: a table without any ends here
 
     def retrieval() -> dict[str, Any]:
         return _retrieval(work, tuple(sorted(set(k))), candidates, by, seed)
@@ -113,6 +99,7 @@ def evaluate(
         "rows": {"chosen": len(work.rows), "left_out": work.rows_left_out()},
         "tasks": done,
         "skipped": skipped,
+        "notes": [*manifest.notes, *_notes(done, k, candidates)],
     }  # fmt: skip
     report = Report(data, thumbnails(manifest, done.get("retrieval")))
     if out is not None:
@@ -120,94 +107,27 @@ def evaluate(
     return report
 
 
-class _Work:
-    """The chosen rows, embedded when a task first needs them and then kept."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        manifest: Manifest,
-        *,
-        split: str | None,
-        exclude: Mapping[str, Sequence[str]],
-        candidates: int | None,
-        seed: int,
-        progress: bool,
-    ) -> None:
-        self.engine, self.manifest, self.exclude, self.progress = engine, manifest, exclude, progress
-        self.rows = choose_rows(manifest, split, exclude)
-        self.fill: Rows = []
-        if candidates is not None and manifest.text:
-            allowed = choose_rows(manifest, None, exclude)
-            self.fill = rows_to_fill_up(manifest, self.rows, allowed, candidates, seed)
-        self.left_out: set[LeftOut] = set()
-        self._pictures: dict[str, Pictures] = {}
-
-    def pictures(self, which: str = "chosen") -> Pictures:
-        """Of the chosen rows and those that fill up, or of a split to learn from."""
-        if which not in self._pictures:
-            rows = [*self.rows, *self.fill] if which == "chosen" else choose_rows(self.manifest, which, self.exclude)
-            if which != "chosen" and set(rows) & set(self.rows):
-                raise ConfigError(
-                    f"probe and knn learn from the split {which}: test on another, for instance split=test (--split)"
-                )
-            found, left_out = embed_pictures(self.engine, self.manifest, rows, self.progress)
-            self.left_out.update(left_out)
-            self._pictures[which] = found
-        return self._pictures[which]
-
-    def texts(self) -> Texts:
-        if not self.manifest.text:
-            raise DataError(f"{self.manifest.source}: no column holds texts; name it with text=COLUMN (--text)")
-        found, left_out = embed_texts(self.engine, self.manifest, [*self.rows, *self.fill], self.progress)
-        self.left_out.update(left_out)
-        return found
-
-    def label(self, asked: str | None) -> str:
-        """The column of classes: the one asked for, else the only one of categories."""
-        found = [one.name for one in self.manifest.columns if one.modality == "category"]
-        if asked is None and len(found) != 1:
-            came = f"several columns hold categories ({', '.join(found)})" if found else "no column holds categories"
-            raise ConfigError(
-                f"{self.manifest.source}: {came}; name the one to classify by with label=COLUMN (--label)"
-            )
-        return asked if asked is not None else found[0]
-
-    def test(self, label: str) -> Labeled:
-        within = set(self.rows)  # not those that only fill up
-        return self._labeled(label, self.pictures(), within)
-
-    def train(self, label: str) -> Labeled:
-        train = self.pictures("train")
-        return self._labeled(label, train, set(train.rows))
-
-    def val(self, label: str) -> Labeled | None:
-        """Of the split val, where there is one and it is not what is measured."""
-        try:
-            rows = set(choose_rows(self.manifest, "val", self.exclude))
-        except DataError:
-            return None
-        return None if rows & set(self.rows) else self._labeled(label, self.pictures("val"), rows)
-
-    def _labeled(self, label: str, pictures: Pictures, within: set[int]) -> Labeled:
-        names = column(self.manifest, label)
-        used = [place for place, row in enumerate(pictures.rows) if row in within]
-        named = [place for place in used if names[pictures.rows[place]] is not None]
-        self.left_out |= {LeftOut(pictures.rows[place], label, "has no label") for place in set(used) - set(named)}
-        return Labeled(pictures.vectors[named], [str(names[pictures.rows[place]]) for place in named])
-
-    def rows_left_out(self) -> list[dict[str, Any]]:
-        """By row as people count them in the source; rows that the manifest could not read stand among them."""
-        numbers = self.manifest.row_numbers
-        found = [{"row": int(numbers[row]), "column": name, "reason": reason} for row, name, reason in self.left_out]
-        found += [{"row": one.row, "column": one.column, "reason": one.reason} for one in self.manifest.faults]
-        return sorted(found, key=lambda one: (one["row"], one["column"]))
+def _refuse_nonsense(k: Sequence[int], candidates: int | None, lang: str) -> None:
+    if not k or min(k) < 1:
+        raise ConfigError(f"k must be 1 or more, got {list(k)}")
+    if candidates is not None and candidates < 2:
+        raise ConfigError(f"candidates must be 2 or more, got {candidates}")
+    if lang not in LANGUAGES:
+        raise ConfigError(f'lang must be one of {", ".join(LANGUAGES)}, got "{lang}"')
 
 
-def _retrieval(work: _Work, k: tuple[int, ...], candidates: int | None, by: str | None, seed: int) -> dict[str, Any]:
+def _refuse_columns(work: Work, label: str | None, by: str | None) -> None:
+    if label is not None:
+        column(work.manifest, label)
+    if by is not None:
+        values = column(work.manifest, by)
+        count = len({values[row] for row in work.rows})
+        if count > MOST_SUBSETS:
+            raise ConfigError(f'by "{by}" has {count} values, wanted {MOST_SUBSETS} at most')
+
+
+def _retrieval(work: Work, k: tuple[int, ...], candidates: int | None, by: str | None, seed: int) -> dict[str, Any]:
     values = None if by is None else column(work.manifest, by)
-    if values is not None and len(subsets := {values[row] for row in work.rows}) > MOST_SUBSETS:
-        raise ConfigError(f'by "{by}" has {len(subsets)} values, wanted {MOST_SUBSETS} at most')
     texts = work.texts()
     image, text, pairs = retrieve.sides(work.manifest, work.pictures(), texts, work.rows, work.fill, values)
     return {
@@ -235,6 +155,23 @@ def _run(
             "evaluate: nothing could be measured:\n" + "\n".join(sorted({one["reason"] for one in skipped}))
         )
     return done, skipped
+
+
+def _notes(done: Mapping[str, Any], k: Sequence[int], candidates: int | None) -> list[str]:
+    """What is otherwise than was asked for."""
+    notes = []
+    for way in retrieve.WAYS if "retrieval" in done else ():
+        there = done["retrieval"][way]["candidates"]
+        if candidates is not None and there < candidates:
+            notes.append(f"{way}: {candidates} candidates were asked for, the table has {there}")
+        if beyond := [f"R@{n}" for n in sorted(set(k)) if n > there]:
+            notes.append(f"{way}: {', '.join(beyond)} left out, there are {there} candidates only")
+    for task in ("probe", "knn"):
+        if unseen := done.get(task, {}).get("classes_not_in_train"):
+            notes.append(f"{task}: train has no row of {', '.join(unseen)}; all rows of these count as wrong")
+    if not done.get("probe", {}).get("converged", True):
+        notes.append(f"probe: not converged after {classify.STEPS} steps")
+    return notes
 
 
 def _asked(tasks: Iterable[str] | None) -> list[str] | None:
