@@ -38,7 +38,7 @@ def free_bytes(folder: Path) -> int:
 
 
 @contextmanager
-def written_beside(path: Path) -> Iterator[Path]:
+def written_beside(path: Path, remedy: str = "set POLYMODAL_CACHE to another folder") -> Iterator[Path]:
     """A new name beside `path` to write to; it becomes `path` if all goes well and is removed if not.
 
     A reader never sees half a file, also after a kill. Of two processes that write the same, the later one stays.
@@ -56,8 +56,7 @@ def written_beside(path: Path) -> Iterator[Path]:
         os.replace(name, path)
     except OSError as error:
         raise DataError(
-            f"{path.parent}: cannot be written to ({error.strerror or error}); "
-            "make room there, or set POLYMODAL_CACHE to another folder"
+            f"{path.parent}: cannot be written to ({error.strerror or error}); make room there, or {remedy}"
         ) from None
     finally:
         if name:

@@ -37,6 +37,16 @@ _BASE64_STARTS = ("/9j/", "iVBORw0K", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0A", "
 _MEMBER = re.compile(r"(?P<tar>.+?\.tar)#(?P<name>.+?)(?:@(?P<offset>\d+)\+(?P<size>\d+))?", re.DOTALL)
 
 
+class PictureError(DataError):
+    """A picture cannot be used; `kind` is a word to count by, `str` says all of it."""
+
+    def __init__(self, name: object, kind: str, reason: str, remedy: str) -> None:
+        super().__init__(f"{name}: {reason}; {remedy}")
+        self.kind = kind
+        self.reason = reason
+        self.remedy = remedy
+
+
 def open_image(reference: str | bytes | Path, root: Path | None = None) -> Image.Image:
     """The upright picture, in mode RGB, or RGBA when something in it is transparent.
 
@@ -61,10 +71,14 @@ def decode(content: bytes, name: str) -> Image.Image:
     try:
         image.load()
         return upright(image)
-    except DataError:
-        raise
     except Exception as error:  # Pillow's plugins raise anything at all on damaged bytes
-        raise DataError(f"{name}: is damaged or cut off ({error}); fetch it again or leave it out") from None
+        raise broken(name, error) from None
+
+
+def broken(name: str, error: Exception) -> PictureError:
+    """What to raise when Pillow has given up on the pixels."""
+    kind = "truncated" if isinstance(error, EOFError) or "truncated" in str(error) else "unreadable"
+    return PictureError(name, kind, f"is damaged or cut off ({error})", "fetch it again or leave it out")
 
 
 def open_header(content: bytes, name: str) -> Image.Image:
@@ -74,18 +88,18 @@ def open_header(content: bytes, name: str) -> Image.Image:
         DataError: empty, not a picture, or of more than MAX_PIXELS.
     """
     if not content:
-        raise DataError(f"{name}: is empty (0 bytes); fetch it again or leave it out")
+        raise PictureError(name, "empty-file", "is empty (0 bytes)", "fetch it again or leave it out")
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{name}: has too many pixels ({error}); scale it down first") from None
+        raise PictureError(name, "bomb", f"has too many pixels ({error})", "scale it down first") from None
     except Exception:  # see `decode`
-        raise DataError(
-            f"{name}: is not a picture ({_looks_like(content)}); leave it out, or give another column"
-        ) from None
+        reason = f"is not a picture ({_looks_like(content)})"
+        raise PictureError(name, "not-a-picture", reason, "leave it out, or give another column") from None
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise DataError(f"{name}: has too many pixels ({width} x {height}, at most {MAX_PIXELS}); scale it down first")
+        reason = f"has too many pixels ({width} x {height}, at most {MAX_PIXELS})"
+        raise PictureError(name, "bomb", reason, "scale it down first")
     return image
 
 
@@ -184,19 +198,25 @@ def read_bytes(reference: str | bytes | Path, root: Path | None = None) -> bytes
         return _read_member(resolve(member["tar"], root), member)
     path = resolve(text, root)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(
-                f"{path}: has {path.stat().st_size} bytes, at most {MAX_BYTES} are read; scale it down first"
-            )
+        _bound(path, path.stat().st_size)
         return path.read_bytes()
     except FileNotFoundError:
-        raise DataError(
-            f"{path}: there is no such file; correct the path, or give the folder of the pictures"
-        ) from None
+        raise _missing(path) from None
     except IsADirectoryError:
-        raise DataError(f"{path}: is a folder, wanted a picture") from None
+        raise PictureError(path, "missing", "is a folder, wanted a picture", "correct the path") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        why = getattr(error, "strerror", None) or error
+        raise PictureError(path, "unreadable", f"cannot be read ({why})", "see to its permissions or path") from None
+
+
+def _missing(path: Path) -> PictureError:
+    remedy = "correct the path, or give the folder of the pictures"
+    return PictureError(path, "missing", "there is no such file", remedy)
+
+
+def _bound(name: object, size: int) -> None:
+    if size > MAX_BYTES:
+        raise PictureError(name, "bomb", f"has {size} bytes, at most {MAX_BYTES} are read", "scale it down first")
 
 
 def resolve(path: str | Path, root: Path | None) -> Path:
@@ -233,26 +253,27 @@ def _from_base64(text: str, name: str) -> bytes:
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except binascii.Error as error:
-        raise DataError(f"{name}: is not whole base64 ({error}); the cell may have been cut off") from None
+        reason = f"is not whole base64 ({error})"
+        raise PictureError(name, "truncated", reason, "the cell may have been cut off") from None
 
 
 def _read_member(path: Path, member: re.Match[str]) -> bytes:
     if not path.exists():
-        raise DataError(f"{path}: there is no such file; correct the path, or give the folder of the pictures")
+        raise _missing(path)
+    name = f"{path}#{member['name']}"
     if member["offset"]:
         offset, size = int(member["offset"]), int(member["size"])
     else:
         index = _tar_index(path, path.stat().st_mtime_ns)
         if member["name"] not in index:
-            raise DataError(f"{path}: has no member {member['name']}")
+            raise PictureError(name, "missing", "there is no such member in the archive", "correct the name")
         offset, size = index[member["name"]]
-    if size > MAX_BYTES:
-        raise DataError(f"{path}#{member['name']}: has {size} bytes, at most {MAX_BYTES} are read; scale it down first")
+    _bound(name, size)
     with path.open("rb") as file:
         file.seek(offset)
         content = file.read(size)
     if len(content) < size:
-        raise DataError(f"{path}#{member['name']}: the archive is cut off; fetch it again")
+        raise PictureError(name, "truncated", "the archive is cut off", "fetch it again")
     return content
 
 
@@ -262,4 +283,5 @@ def _tar_index(path: Path, mtime_ns: int) -> dict[str, tuple[int, int]]:
         with tarfile.open(path, "r:") as tar:
             return {member.name: (member.offset_data, member.size) for member in tar if member.isfile()}
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{path}: is not a readable tar archive ({error}); fetch it again") from None
+        reason = f"is not a readable tar archive ({error})"
+        raise PictureError(path, "unreadable", reason, "fetch it again") from None

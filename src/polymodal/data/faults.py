@@ -64,3 +64,28 @@ class Faults(Sequence[Fault]):
         """How many faults of each kind, the most frequent first."""
         counted = self.table.column("kind").value_counts().to_pylist()
         return {entry["values"]: entry["counts"] for entry in sorted(counted, key=lambda entry: -entry["counts"])}
+
+
+class FaultList:
+    """Collects faults, compactly."""
+
+    def __init__(self, first: Faults) -> None:
+        self._tables = [first.table]
+        self._waiting: list[Fault] = []
+
+    def add(self, row: int, column: str, kind: str, reason: str, remedy: str, severity: Severity = "error") -> None:
+        self._waiting.append(Fault(int(row), column, kind, reason, remedy, severity))
+        if len(self._waiting) >= 4096:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._tables.append(Faults.of(self._waiting).table)
+        self._waiting = []
+
+    def sorted(self) -> Faults:
+        """All of them, in the order of the rows."""
+        self._flush()
+        table = pa.concat_tables(self._tables)
+        # Row first, then the order in which they were found, which sorting by the row alone does not promise.
+        found = table.append_column("found", pa.array(range(table.num_rows), pa.int64()))
+        return Faults(found.sort_by([("row", "ascending"), ("found", "ascending")]).drop_columns(["found"]))

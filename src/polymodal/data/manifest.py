@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from polymodal.data import columns as typing_
 from polymodal.data.columns import Column
+from polymodal.data.decode import PictureError
 from polymodal.data.faults import Faults
 from polymodal.data.ingest import Options, map_table, open_source, with_local_files
 from polymodal.data.reading import ROW
@@ -149,6 +150,10 @@ class Manifest:
         column = self._full.column(name)
         return column if self._places is None else column.take(pa.array(self._places))
 
+    def kinds(self) -> dict[str, pa.DataType]:
+        """Arrow's type of every column."""
+        return {field.name: field.type for field in self._full.schema if field.name != ROW}
+
     def cell(self, row: int, name: str) -> Any:
         """The value of one cell as a Python object."""
         return self._full.column(name)[self._place(row)].as_py()
@@ -231,7 +236,8 @@ class Manifest:
         """What the picture's cell holds: a path, bytes, base64, a data URI or `shard.tar#member`.
 
         Raises:
-            DataError: there is no picture column, or the cell is empty or holds several pictures.
+            DataError: there is no picture column.
+            PictureError: the cell is empty or holds several pictures.
         """
         if self.image is None:
             raise DataError(f"{self.source}: no column holds pictures; name it by image (there are: {self._names()})")
@@ -240,14 +246,18 @@ class Manifest:
             value = value.get("bytes") or value.get("path")
         if isinstance(value, list):
             if len(value) > 1:
-                raise DataError(
-                    f"{self.where(row, self.image)}: has {len(value)} pictures, wanted one; write one a row"
+                raise PictureError(
+                    self.where(row, self.image),
+                    "no-picture",
+                    f"has {len(value)} pictures, wanted one",
+                    "write one a row",
                 )
             value = value[0] if value else None
         if isinstance(value, str):
             value = value.strip()
         if not value:
-            raise DataError(f"{self.where(row, self.image)}: names no picture; fill the cell or leave the row out")
+            remedy = "fill the cell or leave the row out"
+            raise PictureError(self.where(row, self.image), "no-picture", "names no picture", remedy)
         return value if isinstance(value, str | bytes) else str(value)
 
     def image_key(self, row: int) -> str:
