@@ -121,3 +121,14 @@ finally:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert '"searched": 5' in done.stdout
+
+
+def test_the_answers_can_be_drawn(run: Run, saved: Path, table: Path) -> None:
+    sheet = table.parent / "answers.png"
+    done = run("query", saved, table, "--text", "一只狗", "--sheet", sheet, "--json")
+    assert done.code == 0
+    assert done.err == f"drawn: {sheet}\n"
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    refused = run("query", saved, table, "--text", "a dog", "--sheet", "answers.gif")
+    assert (refused.code, refused.out) == (2, "")
+    assert "--sheet answers.gif: wanted a name that ends in .png" in refused.err

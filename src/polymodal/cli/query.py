@@ -49,15 +49,16 @@ def run(
         raise ConfigError('query: give the question by --text "a dog" or by --image dog.jpg, one of the two')
     from polymodal.data.manifest import Manifest
     from polymodal.engine import load, search
+    from polymodal.engine.sheet import check_name, draw_answers
 
+    if sheet is not None:
+        check_name(sheet)
     manifest = Manifest.read(table, image=image_column, text=text_column, images=images_in)
     manifest = manifest.split(split) if split else manifest
     want = wanted or (Wanted.images if manifest.image else Wanted.texts)
     engine = load(artifact, device=device)
     answers = search.query(engine, manifest, text=text, image=image, want=want.value, k=k, progress=True)
     if sheet is not None:
-        from polymodal.engine.sheet import draw_answers
-
         draw_answers(manifest, answers, text if text is not None else f"like {image}", sheet)
     if as_json:
         hits = [
