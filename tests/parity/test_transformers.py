@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 
 from polymodal.encoders.bert import Bert
 from polymodal.encoders.vit import Vit
@@ -15,7 +14,7 @@ from polymodal.models import published
 from polymodal.models.clip import Clip
 from polymodal.types import Text
 from tests.parity import reference
-from tests.parity.reference import TOLERANCE, largest
+from tests.parity.reference import TOLERANCE, largest, transformers
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:transformers"),

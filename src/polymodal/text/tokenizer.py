@@ -33,6 +33,7 @@ class Tokenizer:
             pad_token: None: as the backend's padding entry says, else the first of `PAD_NAMES` that it has, else id 0.
         """
         self.backend = backend
+        backend.encode_special_tokens = True  # a caption that says "[SEP]" means these letters, not the token
         self.pad_id, self.pad_token = _padding(backend, pad_token)
         self._set(None, None)
 

@@ -5,6 +5,7 @@ sentence taken as one word would be learned whole), and no text without an id (b
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -29,7 +30,8 @@ def train_tokenizer(
 ) -> Tokenizer:
     """A tokenizer for texts like these.
 
-    `[PAD]` is id 0 and every text is put between `[CLS]` and `[SEP]`. The same texts give the same tokenizer.
+    `[PAD]` is id 0 and every text is put between `[CLS]` and `[SEP]`. The same texts give the same tokenizer, except
+    for unigram: the library's training of it is not repeatable to the last piece.
 
     Args:
         texts: read once, as a stream.
@@ -112,7 +114,12 @@ def _bpe(texts: Iterable[str], vocab_size: int, lowercase: bool, min_frequency: 
 def _unigram(texts: Iterable[str], vocab_size: int, lowercase: bool) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer(models.Unigram())
     backend.normalizer = _normalizer(lowercase)
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(prepend_scheme="first"),
+            pre_tokenizers.Split(tokenizers.Regex(rf"{HAN}|[^\p{{L}}\p{{M}}\p{{N}}▁]"), behavior="isolated"),
+        ]
+    )
     backend.train_from_iterator(
         texts,
         trainers.UnigramTrainer(
@@ -123,13 +130,12 @@ def _unigram(texts: Iterable[str], vocab_size: int, lowercase: bool) -> tokenize
             show_progress=False,
         ),
     )
-    state = json.loads(backend.to_str())
-    pieces = [(piece, score) for piece, score in state["model"]["vocab"]]
-    # Below every learned piece, so that bytes are taken only where no piece fits.
-    floor = min(score for _, score in pieces) - 10
-    backend.model = models.Unigram(
-        [*pieces, *((name, floor) for name in BYTES)], unk_id=SPECIAL.index(UNKNOWN), byte_fallback=True
-    )
+    learned = json.loads(backend.to_str())["model"]["vocab"][len(SPECIAL) :]
+    pieces = sorted((piece, score) for piece, score in learned)  # the trainer's own order changes from run to run
+    # Bytes lie below every learned piece, so that they are taken only where no piece fits.
+    floor = min((score for _, score in pieces), default=0.0) - 10
+    vocab = [*((name, 0.0) for name in SPECIAL), *pieces, *((name, floor) for name in BYTES)]
+    backend.model = models.Unigram(vocab, unk_id=SPECIAL.index(UNKNOWN), byte_fallback=True)
     backend.decoder = decoders.Sequence(
         [decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("▁", " "), decoders.Strip(" ", 1, 0)]
     )
@@ -139,15 +145,31 @@ def _unigram(texts: Iterable[str], vocab_size: int, lowercase: bool) -> tokenize
 def _trained_wordpiece(
     texts: Iterable[str], vocab_size: int, lowercase: bool, min_frequency: int
 ) -> tokenizers.Tokenizer:
-    backend = tokenizers.Tokenizer(models.WordPiece(vocab={name: number for number, name in enumerate(SPECIAL)}))
-    backend = with_bert_rules(backend, lowercase)
+    rules = with_bert_rules(
+        tokenizers.Tokenizer(models.WordPiece(vocab={name: number for number, name in enumerate(SPECIAL)})), lowercase
+    )
+    words = Counter(word for text in texts for word in _words(rules, text))
+    # Letters get their ids in a fixed order, as special tokens do: the trainer's own order changes from run to run.
+    letters = sorted({letter for word in words for letter in word[:1]})
+    letters += sorted({f"##{letter}" for word in words for letter in word[1:]})
+    backend = tokenizers.Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.train_from_iterator(
-        texts,
+        (" ".join([word] * min(count, 1000)) for word, count in words.items()),
         trainers.WordPieceTrainer(
-            vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=SPECIAL, show_progress=False
+            vocab_size=vocab_size,
+            min_frequency=min_frequency,
+            special_tokens=[*SPECIAL, *letters[: vocab_size - len(SPECIAL)]],
+            show_progress=False,
         ),
     )
-    return with_bert_rules(backend, lowercase)
+    vocab = backend.get_vocab(with_added_tokens=False)
+    return with_bert_rules(tokenizers.Tokenizer(models.WordPiece(vocab=vocab, unk_token=UNKNOWN)), lowercase)
+
+
+def _words(rules: tokenizers.Tokenizer, text: str) -> list[str]:
+    normal = rules.normalizer.normalize_str(text)
+    return [word for word, _ in rules.pre_tokenizer.pre_tokenize_str(normal)]
 
 
 def extend_vocabulary(tokenizer: Tokenizer, texts: Iterable[str], most: int = 8000) -> Tokenizer:
