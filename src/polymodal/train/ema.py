@@ -22,7 +22,7 @@ class Ema(Callback):
         self.average: dict[str, Tensor] = {}
         self._set_aside: dict[str, Tensor] = {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for name, weight in _trained(pl_module).items():
             kept = self.average.get(name, weight)
             self.average[name] = kept.detach().to(weight.device, copy=True)

@@ -1,0 +1,192 @@
+"""The training step and the validation of a CLIP, in the form that Lightning asks for.
+
+Shapes: B pairs of a step, over all processes; b of this process; D width of the shared space.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.nn.functional import normalize
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import LambdaLR
+
+from polymodal.errors import TrainError
+from polymodal.metrics.retrieval import retrieval_report
+from polymodal.models.clip import Clip
+from polymodal.objectives import Objective, Pairs, Step, belongs
+from polymodal.preprocess import ImagePreprocess
+from polymodal.train.batches import PairBatch, PictureBatch, TextBatch
+from polymodal.train.chunked import in_chunks
+from polymodal.train.distributed import gather
+from polymodal.train.locked import Known
+from polymodal.train.optimizer import adamw, param_groups, rest_frozen, schedule
+from polymodal.train.recipe import TrainerConfig
+from polymodal.types import ImageTextBatch, Text
+
+NONE = torch.zeros(0, dtype=torch.int64)
+NO_BATCH = ImageTextBatch(NONE, Text(NONE, NONE), NONE)  # validation has vectors only
+
+
+class ClipTraining(LightningModule):
+    """A model, its objectives and its trainer's settings.
+
+    Attributes:
+        shown: what the last step has to show, tensors without a graph.
+        measured: what the last validation found: loss, and R@1, R@5, R@10 as the mean of both directions.
+        report: the same in full, by direction.
+    """
+
+    def __init__(
+        self,
+        model: Clip,
+        objectives: Sequence[Objective],
+        config: TrainerConfig,
+        preprocess: ImagePreprocess,
+        total_steps: int,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.objectives = list(objectives)
+        self.config = config
+        self.preprocess = preprocess
+        self.total_steps = total_steps
+        self.known_images: Known | None = None  # of towers that are locked, where that saves running them
+        self.known_texts: Known | None = None
+        self.shown: dict[str, Tensor] = {}
+        self.lr = 0.0  # of the last step, the highest of all groups
+        self.measured: dict[str, float] = {}
+        self.report: dict[str, dict[str, float]] = {}
+        self._vectors: tuple[list[Tensor], list[Tensor]] = ([], [])  # of a validation: pictures, texts
+        self._places: tuple[list[Tensor], list[Tensor]] = ([], [])
+
+    def configure_optimizers(self) -> Any:
+        config = self.config
+        groups = param_groups(
+            self.model,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            layer_decay=config.layer_decay,
+            lr_scale=config.lr_scale,
+        )
+        optimizer = adamw(groups, config.betas, config.eps)
+        factor = schedule(config.schedule, config.warmup_steps(self.total_steps), self.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+    def train(self, mode: bool = True) -> "ClipTraining":
+        super().train(mode)
+        rest_frozen(self.model)  # here, because every validation ends by putting all into training mode
+        return self
+
+    def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
+        # Dropout is drawn from (seed, step, process): a run that was stopped goes on with the very same numbers, and
+        # no generator's state needs to be kept.
+        key = np.random.SeedSequence([self.config.seed, self.global_step, self.global_rank])
+        torch.manual_seed(int(key.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+        loss, self.shown = self._loss(Step(self.model, batch.pairs, lambda: self._pairs(batch)))
+        if not torch.isfinite(loss):
+            raise TrainError(self._not_finite(loss, batch))
+        return loss
+
+    def configure_gradient_clipping(self, *args: Any, **options: Any) -> None:
+        # Not Lightning's own: with a fused optimizer it refuses to clip under autocast.
+        if self.config.clip_norm is not None:
+            weights = [weight for weight in self.model.parameters() if weight.grad is not None]
+            self.shown["grad_norm"] = clip_grad_norm_(weights, self.config.clip_norm)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["validation"] = {"mean": self.measured, **self.report} if self.measured else {}
+
+    def optimizer_step(self, *args: Any, **options: Any) -> None:
+        self.lr = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
+        super().optimizer_step(*args, **options)
+        self.model.clamp_scale()
+
+    def embed_image(self, pixels: Tensor, numbers: Tensor) -> Tensor:
+        """Unit vectors (b, D), float32 at the least, of pixels (b, 3, H, W) uint8, the pictures `numbers` (b,)."""
+        if self.known_images is not None:
+            return normalize(self.model.image_projection(self.known_images(numbers)).float(), dim=-1)
+        normal = self.preprocess.normalize(pixels)
+        return in_chunks(self.model.embed_image, normal, self.config.chunk_size, self.model.image_encoder).float()
+
+    def embed_text(self, text: Text, numbers: Tensor) -> Tensor:
+        """Unit vectors (b, D), float32 at the least, of texts (b, L), the captions `numbers` (b,)."""
+        if self.known_texts is not None:
+            return normalize(self.model.text_projection(self.known_texts(numbers)).float(), dim=-1)
+        return in_chunks(self.model.embed_text, text, self.config.chunk_size, self.model.text_encoder).float()
+
+    def _pairs(self, batch: PairBatch) -> Pairs:
+        image = gather(self.embed_image(batch.pairs.pixels, batch.pictures))
+        text = gather(self.embed_text(batch.pairs.text, batch.captions))
+        same = belongs(gather(batch.pictures), gather(batch.captions))
+        return Pairs(image, text, self.model.log_scale.exp(), self.model.bias, same)
+
+    def _loss(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        results = [(objective.weight, objective.step(step)) for objective in self.objectives]
+        loss = torch.stack([weight * result.loss for weight, result in results]).sum()
+        shown = {name: value for _, result in results for name, value in result.log.items()}
+        return loss, {"loss": loss.detach()} | shown
+
+    def _not_finite(self, loss: Tensor, batch: PairBatch) -> str:
+        rows = batch.pairs.rows.tolist()
+        listed = ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+        weights = [name for name, weight in self.model.named_parameters() if not torch.isfinite(weight).all()]
+        where = f"the weights had already gone bad (first: {weights[0]})" if weights else "the weights are still finite"
+        return (
+            f"step {self.global_step}: the loss is {loss.item()}, {where}; rows of this step: {listed}. Lower "
+            f"trainer.lr (now {self.config.lr:g}), lengthen trainer.warmup (now {self.config.warmup:g}), or set "
+            f"trainer.precision=fp32 (now {self.config.precision})"
+        )
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Validation: all pictures against all captions
+
+    def validation_step(self, batch: PictureBatch | TextBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        if isinstance(batch, PictureBatch):
+            vectors, kind = self.embed_image(batch.pixels, batch.pictures), 0
+        else:
+            vectors, kind = self.embed_text(batch.text, batch.captions), 1
+        self._vectors[kind].append(gather(vectors).cpu())
+        self._places[kind].append(gather(batch.places).cpu())
+
+    def on_validation_epoch_end(self) -> None:
+        image, text = (_in_order(*kind) for kind in zip(self._vectors, self._places, strict=True))
+        for kind in (*self._vectors, *self._places):
+            kind.clear()
+        owners: Tensor = self.trainer.datamodule.owners  # type: ignore[attr-defined]
+        self.report = retrieval_report(image, text, owners)
+        recalls = {
+            name: (self.report["image_to_text"][name] + self.report["text_to_image"][name]) / 2
+            for name in ("R@1", "R@5", "R@10")
+        }
+        self.measured = {"loss": self._validation_loss(image, text, owners), **recalls}
+        self.log_dict(self.measured, sync_dist=False)
+
+    def _validation_loss(self, image: Tensor, text: Tensor, owners: Tensor) -> float:
+        """Of each picture with its first caption, as many at a time as in training."""
+        first = torch.full((len(image),), len(owners)).scatter_reduce(0, owners, torch.arange(len(owners)), "amin")
+        scale, bias = self.model.log_scale.exp().cpu(), None if self.model.bias is None else self.model.bias.cpu()
+        total = 0.0
+        for rows in torch.arange(len(image)).split(self.config.batch_size):
+            pairs = Pairs(image[rows], text[first[rows]], scale, bias)
+            step = Step(self.model, NO_BATCH, partial(_given, pairs))
+            total += len(rows) * self._loss(step)[0].item()
+        return total / len(image)
+
+
+def _given(pairs: Pairs) -> Pairs:
+    return pairs
+
+
+def _in_order(vectors: list[Tensor], places: list[Tensor]) -> Tensor:
+    """Vectors by place; where processes have worked out the same place twice, one of the two equal ones."""
+    place = torch.cat(places)
+    ordered = torch.empty(int(place.max()) + 1, vectors[0].shape[1])
+    ordered[place] = torch.cat(vectors)
+    return ordered

@@ -1,0 +1,214 @@
+"""A recipe: a complete run in one short YAML file.
+
+    model: {name: clip-tiny}
+    data: {table: pairs.csv}
+    trainer: {epochs: 20, lr: 1e-3}
+
+What a run resolves (the model's sizes, the learned vocabulary, the precision) is written back, so that the recipe.yaml
+of a run holds every number and can itself be run.
+"""
+
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from polymodal.config import Config, override, read_yaml
+from polymodal.data.augment import Augment
+from polymodal.errors import ConfigError, did_you_mean
+from polymodal.layers.lora import ATTENTION
+from polymodal.models import names
+from polymodal.models.clip import ClipConfig
+from polymodal.objectives import InfoNceConfig, ObjectiveConfig
+from polymodal.preprocess import Preprocess
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class DataConfig(Config):
+    table: str | None = None  # a file or folder; relative to where the command is run
+    image: str | None = None  # column; None: found by looking at the values
+    text: str | tuple[str, ...] | None = None  # one column, or several of which each step takes one
+    split: str | None = None  # column that tells train from val; None: the one with that role, if there is one
+    train: tuple[str, ...] = ("train", "training")  # its values for training
+    val: tuple[str, ...] = ("val", "valid", "validation", "dev")  # and for validation; a run can do without
+    val_fraction: Fraction = 0.1  # of the pictures, when no column tells; 0: no validation
+    group: str | None = None  # rows with one value of this column stay on one side of `val_fraction`
+    val_limit: int = Field(5000, ge=1)  # pictures validated on, at most
+    augment: Augment | None = None  # None: pictures as in use, one of the row's captions by chance
+    cache: Literal["auto", "always", "never"] = "auto"  # pictures decoded once into a memory-mapped file
+    workers: int | None = Field(None, ge=0)  # processes that decode; None: by processors and by the cache
+
+
+class TowerWeights(Config):
+    """Released weights for single towers: a folder, a name on the hub, or an artifact."""
+
+    image: str | None = None
+    text: str | None = None
+
+
+class NewModel(ClipConfig):
+    """A model by its sizes; in a recipe `name` stands for those of a known model, and other keys change them."""
+
+    init: TowerWeights = TowerWeights()
+
+    def sizes(self) -> ClipConfig:
+        return ClipConfig.parse(self.model_dump(exclude={"init"}), "model")
+
+
+class PretrainedModel(Config):
+    """A trained model to go on from: an artifact, a released checkpoint's folder, or its name on the hub."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    source: str
+
+
+ModelConfig = Annotated[NewModel | PretrainedModel, Field(discriminator="kind")]
+
+
+class PretrainedTokenizer(Config):
+    """The tokenizer of a checkpoint."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    source: str | None = None  # a folder or a name on the hub; None: that of the model or of its text tower
+
+
+class LearnedTokenizer(Config):
+    """A tokenizer learned from the training captions."""
+
+    kind: Literal["learned"] = "learned"
+    algorithm: Literal["bpe", "unigram", "wordpiece"] = "bpe"
+    vocab_size: int = Field(8192, ge=64)
+    lowercase: bool = True
+
+
+TokenizerConfig = Annotated[PretrainedTokenizer | LearnedTokenizer, Field(discriminator="kind")]
+
+
+class LoraConfig(Config):
+    """Towers learn low-rank corrections of some linear layers; the rest of such a tower is frozen."""
+
+    targets: tuple[str, ...] = ATTENTION  # shell patterns of layers' names
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(16.0, gt=0)
+
+
+class EarlyStoppingConfig(Config):
+    patience: int = Field(5, ge=1)  # validations without a better value
+    min_delta: float = Field(0.0, ge=0)
+
+
+class TrainerConfig(Config):
+    epochs: int = Field(10, ge=1)
+    steps: int | None = Field(None, ge=1)  # when given it counts instead of epochs
+    batch_size: int = Field(256, ge=2)  # pairs that a loss sees at once, over all processes
+    chunk_size: int | None = Field(
+        None, ge=1
+    )  # pairs that a process computes at a time; less memory, a third more time
+    lr: float = Field(5e-4, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    eps: float = Field(1e-6, gt=0)
+    warmup: float = Field(0.05, ge=0)  # below 1: share of all steps; from 1 on: steps
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    clip_norm: float | None = Field(1.0, gt=0)  # of the gradient over all weights
+    ema: Fraction | None = None  # decay of the averaged weights, 0.999 say; they are what is validated and kept
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the processor computes in it
+    gradient_checkpointing: bool = False  # keep only the blocks' inputs; less memory, a third more time
+    cache_locked: bool = True  # a frozen tower whose inputs do not change runs once over all of them, before training
+    freeze: tuple[str, ...] = ()  # "text_encoder", "image_encoder.blocks.0-3", "*_encoder.blocks.*.norm1"
+    lora: LoraConfig | None = None
+    layer_decay: float = Field(1.0, gt=0, le=1)  # factor on the learning rate per layer below the top of a tower
+    lr_scale: dict[str, Annotated[float, Field(ge=0)]] = Field({})  # pattern -> factor on the learning rate
+    metric: Literal["R@1", "R@5", "R@10", "loss"] = "R@1"  # of validation; the best by it is kept
+    early_stopping: EarlyStoppingConfig | None = None
+    val_every: int | None = Field(None, ge=1)  # steps; None: every epoch
+    save_every: int | None = Field(None, ge=1)  # steps; None: after every validation only
+    keep: int = Field(2, ge=1)  # of the last checkpoints, besides the best
+    log_every: int = Field(10, ge=1)  # steps
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()  # besides log.jsonl
+    devices: int = Field(1, ge=1)
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TrainerConfig":
+        if self.batch_size % self.devices:
+            raise ValueError(f"batch_size must be a multiple of devices ({self.devices}): it counts all processes")
+        return self
+
+    def warmup_steps(self, total: int) -> int:
+        return int(self.warmup) if self.warmup >= 1 else round(self.warmup * total)
+
+
+class Recipe(Config):
+    name: str = "run"  # of the run's folder and of the model card
+    data: DataConfig = DataConfig()
+    model: ModelConfig
+    tokenizer: TokenizerConfig = LearnedTokenizer()
+    preprocess: Preprocess | None = None  # None: that of the checkpoint, or by the model's sizes
+    objectives: list[ObjectiveConfig] = Field([InfoNceConfig()], min_length=1)
+    trainer: TrainerConfig = TrainerConfig()
+    output: str | None = None  # folder of the run; None: runs/<name>, numbered when that is taken
+
+    @classmethod
+    def read(cls, source: "str | Path | Recipe | Mapping[str, Any]", overrides: Iterable[str] = ()) -> "Recipe":
+        """A recipe by name (`clip-tiny`), of a file, or of plain values, with dotted overrides carried out.
+
+        Raises:
+            ConfigError: there is no such recipe, or a key or value is wrong.
+        """
+        where, data = _plain(source)
+        data = override(data, overrides)
+        model = data.get("model")
+        if isinstance(model, Mapping):
+            data["model"] = _with_sizes(model)
+        return cls.parse(data, where)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    folder = resources.files("polymodal") / "recipes"
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def _plain(source: "str | Path | Recipe | Mapping[str, Any]") -> tuple[str, dict[str, Any]]:
+    if isinstance(source, Recipe):
+        return "recipe", source.to_dict()
+    if isinstance(source, Mapping):
+        return "recipe", dict(source)
+    if str(source) in recipe_names():
+        with resources.as_file(resources.files("polymodal") / "recipes" / f"{source}.yaml") as file:
+            return str(source), read_yaml(file)
+    if Path(source).suffix in (".yaml", ".yml"):
+        return str(source), read_yaml(Path(source))
+    known = recipe_names()
+    raise ConfigError(
+        f'no recipe is named "{source}"{did_you_mean(str(source), known) or "; known: " + ", ".join(known)}; '
+        "a file of your own ends in .yaml"
+    )
+
+
+def _with_sizes(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The `model` block with `name` replaced by the sizes that it stands for, changed by the block's other keys."""
+    if "name" not in model:
+        return {"kind": "clip", **model}
+    changes = {key: value for key, value in model.items() if key != "name"}
+    return _merged(names.config(str(model["name"])).to_dict(), changes)
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        # Another kind of tower shares no key with the old one.
+        if (
+            isinstance(old, Mapping)
+            and isinstance(value, Mapping)
+            and value.get("kind", old.get("kind")) == old.get("kind")
+        ):
+            value = _merged(old, value)
+        merged[key] = value
+    return merged

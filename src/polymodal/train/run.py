@@ -1,0 +1,376 @@
+"""`fit`: a recipe carried out, and what it leaves.
+
+RUN/
+  recipe.yaml       resolved; `polymodal fit RUN/recipe.yaml` runs it again
+  tokenizer.json    as used
+  left-out.csv      rows of the table that could not be used, and why
+  log.jsonl         one object a logged step and one a validation
+  curve.png
+  checkpoints/      the last ones and the best, to go on from
+  artifact/         the best model, for use
+"""
+
+import json
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import EarlyStopping
+from torch.utils.data import DataLoader
+
+from polymodal import artifact
+from polymodal.card import Card
+from polymodal.config import write_yaml
+from polymodal.data.pixel_cache import pictures_for
+from polymodal.errors import ArtifactError, ConfigError, DataError, TrainError
+from polymodal.layers.lora import merge_lora
+from polymodal.models.clip import Clip
+from polymodal.text import Tokenizer
+from polymodal.train import checkpoint
+from polymodal.train.build import training_captions
+from polymodal.train.checkpoint import FolderCheckpointIO, read_index
+from polymodal.train.console import Shown, bar, say, warn
+from polymodal.train.data import EachCaption, EachPicture
+from polymodal.train.ema import Ema
+from polymodal.train.locked import Known, work_out
+from polymodal.train.log import AtChance, Log, draw_curve
+from polymodal.train.module import ClipTraining
+from polymodal.train.prepare import Prepared, batches, known_towers, prepare, table_state
+from polymodal.train.recipe import Recipe, TrainerConfig, recipe_names
+from polymodal.train.rows import write_left_out
+from polymodal.train.saving import Checkpoints, Interrupted, LastStep
+
+RECIPE, STATE, LEFT_OUT, LOG, CURVE = "recipe.yaml", "table.json", "left-out.csv", "log.jsonl", "curve.png"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run left."""
+
+    folder: Path
+    steps: int
+    metrics: dict[str, Any]  # of the model in the artifact; empty without validation
+    plan: dict[str, Any]
+
+    @property
+    def artifact(self) -> Path:
+        return self.folder / "artifact"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "run": str(self.folder),
+            "artifact": str(self.artifact),
+            "steps": self.steps,
+            "metrics": self.metrics,
+            "plan": self.plan,
+        }
+
+
+def fit(
+    recipe: str | Path | Recipe | Mapping[str, Any] = "clip-tiny",
+    table: str | Path | None = None,
+    *,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+) -> Run:
+    """Train by a recipe on a table.
+
+    Args:
+        recipe: a name (`clip-tiny`), a YAML file, plain values, or a table alone, which means `clip-tiny` on it.
+        table: in place of the recipe's `data.table`.
+        out: the run's folder; it must not hold a run yet.
+        overrides: `key=value` with dotted keys, `trainer.epochs=3`.
+
+    Raises:
+        ConfigError: the recipe has faults, or `out` is taken.
+        DataError: the table cannot be used.
+        TrainError: out of memory, loss not finite, or a checkpoint cannot be written.
+        KeyboardInterrupt: stopped by Ctrl-C; a checkpoint is there, and the message says how to go on.
+    """
+    prepared = plan(recipe, table, overrides=overrides)
+    folder = _claim(prepared.recipe, out)
+    _begin(prepared, folder)
+    return _train(prepared, folder, None)
+
+
+def plan(
+    recipe: str | Path | Recipe | Mapping[str, Any],
+    table: str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+) -> Prepared:
+    """Everything that `fit` does before the first step, without leaving a folder: `.plan()` says what would happen."""
+    if table is None and isinstance(recipe, str | Path) and _is_table(recipe):
+        recipe, table = "clip-tiny", recipe
+    if table is not None:
+        overrides = (*overrides, f"data.table={json.dumps(str(table))}")
+    return prepare(Recipe.read(recipe, overrides), say)
+
+
+def resume(run: str | Path, overrides: Sequence[str] = ()) -> Run:
+    """Go on with a run that was stopped, as if it had not been.
+
+    Args:
+        run: its folder, or one of its checkpoints.
+        overrides: changes to its recipe; the result is then not that of the uninterrupted run.
+
+    Raises:
+        ArtifactError: there is no run, or its checkpoint is damaged.
+        DataError: the table has changed since.
+    """
+    folder, start = _find_checkpoint(Path(run))
+    recipe = Recipe.read(folder / RECIPE, overrides)
+    prepared = prepare(recipe, say, Tokenizer.load(folder))
+    before = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    now = table_state(prepared)
+    if changed := [key for key in ("train", "val", "rows", "sample") if before[key] != now[key]]:
+        raise DataError(
+            f"{now['table']}: the table has changed since the run began ({', '.join(changed)}; then {before['train']} "
+            f"training rows, now {now['train']}): begin a new run with `polymodal fit {folder / RECIPE}`"
+        )
+    return _train(prepared, folder, start)
+
+
+def _is_table(source: str | Path) -> bool:
+    return str(source) not in recipe_names() and Path(source).suffix not in (".yaml", ".yml") and Path(source).exists()
+
+
+def _claim(recipe: Recipe, out: str | Path | None) -> Path:
+    """The run's folder, made."""
+    asked = out or recipe.output
+    if asked is not None:
+        folder = Path(asked)
+        if folder.exists() and any(folder.iterdir()):
+            raise ConfigError(f'"{folder}" is not empty: choose another --out, or go on with `--resume {folder}`')
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    for number in range(1, 10_000):
+        folder = Path("runs") / f"{recipe.name}-{number}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+    raise ConfigError("runs/ is full; choose a folder with --out")
+
+
+def _begin(prepared: Prepared, folder: Path) -> None:
+    write_yaml(folder / RECIPE, prepared.recipe.to_dict())
+    prepared.built.tokenizer.save(folder)
+    (folder / STATE).write_text(json.dumps(table_state(prepared), indent=2), encoding="utf-8")
+    if prepared.faults:
+        write_left_out(folder / LEFT_OUT, prepared.faults)
+        rows = len({fault.row for fault in prepared.faults})
+        warn(f"{rows} rows are left out, first: {prepared.faults[0]}; all are in {folder / LEFT_OUT}")
+
+
+def _find_checkpoint(run: Path) -> tuple[Path, Path]:
+    """The run's folder and the checkpoint to start from."""
+    if (run / checkpoint.STATE).exists() or run.name.startswith("step-"):
+        return run.parent.parent, run
+    if not (run / RECIPE).exists():
+        raise ArtifactError(f'"{run}" is no run: it has no {RECIPE}; name the folder that `polymodal fit` made')
+    saved = read_index(run / "checkpoints").saved
+    if not saved:
+        raise ArtifactError(f'"{run}" was stopped before its first checkpoint; begin again with a new run')
+    return run, run / "checkpoints" / saved[-1]
+
+
+def _train(prepared: Prepared, folder: Path, start: Path | None) -> Run:
+    config = prepared.recipe.trainer
+    module = ClipTraining(
+        prepared.built.model, prepared.objectives, config, prepared.built.preprocess.image, prepared.total_steps
+    )
+    known_image, known_text = known_towers(prepared)
+    if known_image:
+        module.known_images = _work_out_images(prepared)
+    if known_text:
+        module.known_texts = _work_out_texts(prepared)
+    data = batches(prepared, say, look_at_pictures=not known_image)
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        trainer = _trainer(prepared, folder)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=start)
+        except (Interrupted, KeyboardInterrupt):
+            raise KeyboardInterrupt(_how_to_resume(folder)) from None
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_memory(error):
+                raise
+            raise TrainError(_out_of_memory(config)) from error
+    return _finish(prepared, folder)
+
+
+def _trainer(prepared: Prepared, folder: Path) -> Trainer:
+    config, total = prepared.recipe.trainer, prepared.total_steps
+    callbacks: list[Callback] = [Log(folder / LOG, config.log_every, prepared.epoch_steps), Shown(total, config.metric)]
+    if any(objective.kind == "info_nce" for objective in prepared.recipe.objectives):
+        callbacks.append(AtChance(config.batch_size, patience=max(100, total // 10)))
+    if config.ema is not None:
+        callbacks.insert(0, Ema(config.ema))
+    if config.early_stopping is not None:
+        if prepared.val is None:
+            raise ConfigError("trainer.early_stopping needs validation rows; set data.val_fraction")
+        mode = "min" if config.metric == "loss" else "max"
+        patience, least = config.early_stopping.patience, config.early_stopping.min_delta
+        callbacks.append(EarlyStopping(config.metric, mode=mode, patience=patience, min_delta=least))
+    callbacks += [
+        LastStep(total),
+        Checkpoints(folder / "checkpoints", metric=config.metric, every=config.save_every, keep=config.keep),
+    ]
+    return Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        strategy="ddp_spawn" if config.devices > 1 else "auto",
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+        max_epochs=math.ceil(total / prepared.period),
+        limit_val_batches=1.0 if prepared.val is not None else 0,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        plugins=[FolderCheckpointIO()],
+        logger=_loggers(config, folder),
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        default_root_dir=folder,
+    )
+
+
+def _loggers(config: TrainerConfig, folder: Path) -> list[Any]:
+    """Trackers besides log.jsonl; none of them needs a network.
+
+    Raises:
+        ConfigError: one is not installed.
+    """
+    from pytorch_lightning import loggers
+
+    makers: dict[str, Callable[[], Any]] = {
+        "tensorboard": lambda: loggers.TensorBoardLogger(folder, name="tensorboard", version=""),
+        "wandb": lambda: loggers.WandbLogger(name=folder.name, save_dir=folder, offline=True),
+        "mlflow": lambda: loggers.MLFlowLogger(run_name=folder.name, save_dir=str(folder / "mlruns")),
+    }
+    made = []
+    for name in config.report_to:
+        try:
+            made.append(makers[name]())
+        except ModuleNotFoundError:
+            raise ConfigError(
+                f'trainer.report_to: {name} is not installed; `pip install "polymodal[{name}]"` brings it'
+            ) from None
+    return made
+
+
+def _work_out_images(prepared: Prepared) -> Known:
+    model, preprocess = prepared.built.model, prepared.built.preprocess.image
+    device = next(model.parameters()).device
+
+    def vectors() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        seen: set[int] = set()
+        for manifest, numbers in zip((prepared.train, prepared.val), prepared.numbers, strict=True):
+            first = {int(number): row for row, number in reversed(list(enumerate(numbers))) if int(number) not in seen}
+            if manifest is None or not first:
+                continue
+            seen.update(first)
+            pictures = pictures_for(manifest, preprocess, None, cache="never")
+            each = EachPicture(pictures, list(first.values()), list(first))
+            for batch in DataLoader(each, batch_size=64, collate_fn=lambda batch: batch):
+                yield batch.pictures, model.image_encoder(preprocess.normalize(batch.pixels.to(device))).pooled
+
+    return _once("looking at pictures with the locked tower", len(set().union(*prepared.numbers)), model, vectors())
+
+
+def _work_out_texts(prepared: Prepared) -> Known:
+    model, preprocess = prepared.built.model, prepared.built.preprocess.text
+    captions = sorted({text for part in (prepared.train, prepared.val) if part for text in training_captions(part)})
+    each = EachCaption(captions, prepared.built.tokenizer, preprocess)
+
+    def vectors() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for batch in DataLoader(each, batch_size=256, collate_fn=lambda batch: batch):
+            yield batch.captions, model.text_encoder(batch.text).pooled
+
+    return _once("reading captions with the locked tower", len(captions), model, vectors())
+
+
+def _once(label: str, total: int, model: Clip, vectors: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Known:
+    model.eval()
+    say(f"{label}: once, {total:,} in all")
+    with bar() as progress:
+        task = progress.add_task(label, total=total)
+        return work_out(vectors, lambda count: progress.advance(task, count))
+
+
+def _finish(prepared: Prepared, folder: Path) -> Run:
+    """Write the artifact from the best checkpoint (the last one without validation), and the curve."""
+    index = read_index(folder / "checkpoints")
+    state = checkpoint.load(folder / "checkpoints" / (index.best or index.saved[-1]))
+    weights = {name.removeprefix("model."): value for name, value in state["state_dict"].items()}
+    for kept in state["callbacks"].values():
+        weights |= {name.removeprefix("model."): value for name, value in kept.get("average", {}).items()}
+    model = prepared.built.model
+    model.load_state_dict(weights)
+    merge_lora(model)
+    metrics = {"validation": state["validation"], "step": state["global_step"]} if state["validation"] else {}
+    artifact.save(
+        folder / "artifact",
+        model=model.eval(),
+        tokenizer=prepared.built.tokenizer,
+        preprocess=prepared.built.preprocess,
+        metrics=metrics,
+        recipe=prepared.recipe.to_dict(),
+        card=Card(
+            description=f"Trained by the recipe {prepared.recipe.name} on {len(prepared.train):,} rows of "
+            f"{Path(prepared.train.source).name}."
+        ),
+    )
+    draw_curve(folder / LOG, folder / CURVE)
+    last = checkpoint.load(folder / "checkpoints" / index.saved[-1])["global_step"]
+    return Run(folder, last, metrics, prepared.plan())
+
+
+def _how_to_resume(folder: Path) -> str:
+    saved = read_index(folder / "checkpoints").saved
+    if not saved:
+        return f"stopped before the first checkpoint; {folder} can be removed"
+    return f"stopped; the checkpoint {saved[-1]} is whole. Go on with: polymodal fit --resume {folder}"
+
+
+def _is_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        sign in str(error) for sign in ("can't allocate memory", "out of memory", "not enough memory")
+    )
+
+
+def _out_of_memory(config: TrainerConfig) -> str:
+    share = config.batch_size // config.devices
+    chunk = min(config.chunk_size or share, share)
+    ways = [f"trainer.chunk_size={max(1, chunk // 4)} (now {config.chunk_size}): the same result in smaller pieces"]
+    if not config.gradient_checkpointing:
+        ways.append("trainer.gradient_checkpointing=true (now false): a third more time")
+    if config.precision == "fp32":
+        ways.append("trainer.precision=bf16 (now fp32), where the processor computes in it")
+    ways.append(f"trainer.batch_size={max(2, config.batch_size // 2)} (now {config.batch_size}): fewer negatives")
+    return "out of memory; the first of these that is acceptable:\n" + "\n".join(f"  {way}" for way in ways)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's hints to its own users kept from ours."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"pytorch_lightning\..*|lightning_fabric\..*|torch\..*")
+        warnings.filterwarnings("ignore", message=r".*(num_workers|isinstance\(treespec|lr_scheduler\.step).*")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
