@@ -1,8 +1,8 @@
 """Files of weights: safetensors, one or in shards, and torch files without code in them."""
 
 import json
-import pickle
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -82,7 +82,7 @@ def _read_file(path: Path) -> State:
 def _read_torch(path: Path) -> State:
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)  # refuses anything but plain data
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         hint = "is damaged, or holds code"
         if "TorchScript" in str(error):
             hint = "is a TorchScript archive, which holds code"
