@@ -68,8 +68,8 @@ def test_ragged_rows_are_faults_with_their_numbers(tmp_path: Path) -> None:
     table = write_text(tmp_path / "t.csv", "image,caption\na.png,dog\nb.png,a cat, black\n\nc.png\nd.png,cow\n")
     manifest = read(table)
     assert [str(fault) for fault in manifest.faults] == [
-        "row 2, : it has 3 cells, the header has 2; quote cells that hold the separator, or add the missing ones",
-        "row 3, : it has 1 cells, the header has 2; quote cells that hold the separator, or add the missing ones",
+        "row 2: it has 3 cells, the header has 2; quote cells that hold the separator, or add the missing ones",
+        "row 3: it has 1 cells, the header has 2; quote cells that hold the separator, or add the missing ones",
     ]
     assert manifest.faults.counts() == {"ragged": 2}
     assert manifest.row_numbers.tolist() == [1, 4]
@@ -128,7 +128,7 @@ def test_a_table_without_a_header(tmp_path: Path) -> None:
     [
         ("", "is empty, wanted a header and rows"),
         ("image,caption\n", r"has no row that can be read \(0 faults\)"),
-        ("image,caption\na\n", r"has no row that can be read \(1 faults, first: row 1, : it has 1 cells"),
+        ("image,caption\na\n", r"has no row that can be read \(1 faults, first: row 1: it has 1 cells"),
         ("image,image\na,b\n", 'the header names "image" twice'),
         ("image,__row__\na,b\n", 'a column is named "__row__"'),
     ],

@@ -20,7 +20,8 @@ class Fault(NamedTuple):
     severity: Severity = "error"
 
     def __str__(self) -> str:
-        return f"row {self.row}, {self.column}: {self.reason}; {self.remedy}"
+        where = f"row {self.row}, {self.column}" if self.column else f"row {self.row}"
+        return f"{where}: {self.reason}; {self.remedy}"
 
 
 FAULT_SCHEMA = pa.schema([
