@@ -30,7 +30,7 @@ def run(
 
     Rows are counted from 1, the header not counted. **Errors** (missing, truncated or unreadable pictures, empty
     captions, pictures that are in two splits, rows that cannot be read) are left out by `--fix`. **Warnings**
-    (duplicates within a split, pictures that look alike, wrong file endings) are not. Exit code 1 when there is an error.
+    (duplicates within a split, pictures that look alike, wrong file endings) are not. Exit code 1 if there is an error.
 
     Examples:
 
