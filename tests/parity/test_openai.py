@@ -228,6 +228,7 @@ def test_the_residual_network_agrees_with_the_recomputation(tmp_path: Path) -> N
 def test_the_text_tower_agrees_with_the_recomputation(tmp_path: Path) -> None:
     state = vit_state()
     model = published.load(written(state, tmp_path / "vit.pt")).model
+    assert isinstance(model, Clip)
     ids = torch.tensor([[57, 4, 9, 11, 58], [57, 30, 58, 0, 0]])
     found = model.text_projection(model.text_encoder(Text(ids, ids > 0)).pooled)
     assert largest(found, oracle_text(state, ids)) <= TOLERANCE

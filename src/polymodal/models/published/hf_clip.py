@@ -67,7 +67,7 @@ def config_of(settings: dict[str, Any], family: Family) -> ClipConfig:
         head = {"causal": False, "pool": "last", "head": True}
     else:
         vision, text = VISION | vision, TEXT | text if family == "clip" else text
-        rest = {"width": settings.get("projection_dim", 512)}
+        rest = {"width": settings.get("projection_dim") or 512}
         image = _shared(vision)
         end = text.get("eos_token_id")
         head = {"pool": "eos", "eos_token_id": None if end == LEGACY_END else end}

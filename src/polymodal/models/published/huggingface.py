@@ -171,6 +171,8 @@ def _settings(config: Any) -> dict[str, Any]:
 def _proved(settings: dict[str, Any], config: Any, back: Any) -> dict[str, Any]:
     free = {"temperature", "max_scale", "learn_temperature", "bias"}  # where training starts; the weights say the rest
     lost = sorted(_differences(config.to_dict(), back.to_dict(), free))
+    if isinstance(config, ClipConfig) and (config.bias is None) != (back.bias is None):
+        lost.append("bias" if back.bias is None else "no bias")
     if lost:
         raise ArtifactError(f"layout hf: {settings['architectures'][0]} cannot have {', '.join(lost)}")
     return settings

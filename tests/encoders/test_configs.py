@@ -1,0 +1,87 @@
+"""What the towers' configs refuse, and the sizes that they give."""
+
+import pytest
+import torch
+
+from polymodal.encoders import BertConfig, EfficientNetLiteConfig, ResnetConfig, TextTransformerConfig, VitConfig
+from polymodal.encoders.efficientnet_lite import InvertedResidual, SameConv, round_channels
+from polymodal.errors import ConfigError, ShapeError
+from polymodal.types import Text
+from tests import tiny
+
+
+def test_heads_must_share_the_width() -> None:
+    for config in (VitConfig, TextTransformerConfig, BertConfig):
+        with pytest.raises(ConfigError, match=r"width must be a multiple of heads \(5\), got 64"):
+            config.parse({"width": 64, "heads": 5}, "recipe.yaml")
+
+
+def test_a_picture_must_hold_a_patch() -> None:
+    with pytest.raises(ConfigError, match=r"image_size must be at least patch_size \(32\), got 16"):
+        VitConfig.parse({"image_size": 16}, "recipe.yaml")
+
+
+def test_the_class_token_cannot_be_read_where_there_is_none() -> None:
+    with pytest.raises(ConfigError, match='pool "cls" reads the class token'):
+        VitConfig.parse({"class_token": False}, "recipe.yaml")
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(ConfigError, match=r'recipe\.yaml: unknown key "patchsize"; did you mean "patch_size"\?'):
+        VitConfig.parse({"patchsize": 16}, "recipe.yaml")
+
+
+def test_a_text_longer_than_the_positions_is_refused() -> None:
+    ids = torch.zeros(1, 13, dtype=torch.int64)
+    text = Text(ids, torch.ones_like(ids, dtype=torch.bool))
+    for config in (tiny.text_config(), tiny.bert_config()):
+        with pytest.raises(
+            ShapeError, match=r"at most 12 tokens have positions, got 13; set preprocess\.text\.max_length"
+        ):
+            config.build()(text)
+
+
+@pytest.mark.parametrize(("block", "stem", "width"), [("bottleneck", 64, 2048), ("basic", 64, 512), ("basic", 32, 256)])
+def test_width_of_a_resnet(block: str, stem: int, width: int) -> None:
+    assert ResnetConfig.parse({"block": block, "stem": stem}, "").width == width
+
+
+@pytest.mark.parametrize(
+    ("channels", "rounded"), [(16.0, 16), (17.6, 16), (26.4, 24), (44.0, 48), (3.2, 8), (11.9, 16)]
+)
+def test_channels_are_rounded_as_in_the_source(channels: float, rounded: int) -> None:
+    assert round_channels(channels) == rounded
+
+
+@pytest.mark.parametrize(("side", "kernel", "stride"), [(8, 3, 2), (9, 3, 2), (8, 5, 2), (7, 5, 1), (10, 3, 1)])
+def test_same_padding_gives_the_ceiling(side: int, kernel: int, stride: int) -> None:
+    out = SameConv(1, 1, kernel, stride)(torch.zeros(1, 1, side, side + 1))
+    assert out.shape[2:] == (-(-side // stride), -(-(side + 1) // stride))
+
+
+def test_a_block_is_skipped_as_often_as_asked_and_never_in_use() -> None:
+    torch.manual_seed(1)
+    block = InvertedResidual(8, 8, 3, 1, 1, drop=0.25).train()
+    x = torch.randn(400, 8, 4, 4)
+    with torch.no_grad():
+        moved = (block(x) != x).flatten(1).any(1).float().mean().item()
+        assert moved == pytest.approx(0.75, abs=0.06)
+        assert (block.eval()(x) != x).flatten(1).any(1).all()
+
+
+def test_the_chance_to_skip_rises_evenly() -> None:
+    blocks = EfficientNetLiteConfig(drop_connect=0.2).build().blocks
+    drops = [block.drop for block in blocks if isinstance(block, InvertedResidual)]
+    assert drops == pytest.approx([0.2 * number / 16 for number in range(16)])
+
+
+def test_start_values_of_positions_and_tokens() -> None:
+    """openai/CLIP, clip/model.py: class token and positions width^-1/2; tokens 0.02, their positions 0.01."""
+    torch.manual_seed(1)
+    vit = VitConfig(image_size=64, patch_size=8, width=256, layers=1, heads=4).build()
+    text = TextTransformerConfig(vocab_size=500, width=256, layers=1, heads=4).build()
+    assert vit.positions.std().item() == pytest.approx(1 / 16, rel=0.05)
+    assert vit.class_token is not None
+    assert vit.class_token.std().item() == pytest.approx(1 / 16, rel=0.2)
+    assert text.embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert text.positions.std().item() == pytest.approx(0.01, rel=0.05)
