@@ -45,11 +45,13 @@ def test_the_table_cuts_no_name() -> None:
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in MODELS)
     assert "151,277,313" in done.stdout
+    assert "recipes for `polymodal fit`: clip, " in done.stdout
 
 
 def test_it_lists_every_name_with_its_size(polymodal: Polymodal) -> None:
     done = polymodal("--json")
     assert done.code == 0, done.err
+    assert "clip-tiny" in json.loads(done.out)["recipes"]
     rows = {row["name"]: row for row in json.loads(done.out)["models"]}
     assert rows.keys() == MODELS.keys() | ENCODERS.keys()
     assert rows["clip-vit-b32"]["parameters"] == 151_277_313

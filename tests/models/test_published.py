@@ -94,6 +94,13 @@ def test_a_config_that_we_cannot_build(folder: Path) -> None:
     assert "'swish'" in message
 
 
+def test_a_config_of_absurd_size_costs_no_time(folder: Path) -> None:
+    settings = json.loads((folder / "config.json").read_text())
+    settings["vision_config"]["num_hidden_layers"] = 10**9
+    (folder / "config.json").write_text(json.dumps(settings))
+    assert "image.layers: Input should be less than or equal to 1000, got 1000000000" in refusal(folder)
+
+
 def test_damaged_files(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
     assert "model.safetensors: is damaged or no safetensors file" in refusal(folder)

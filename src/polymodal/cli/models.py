@@ -15,7 +15,7 @@ def run(
     layout: Annotated[Literal["hf", "openai"], typer.Option(help="How to write it.")] = "hf",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the models known by name; show one; read or convert a released checkpoint.
+    """List the models and recipes known by name; show a model; read or convert a released checkpoint.
 
     A checkpoint is a folder or file, `hub:organization/name[@revision]`, or `pip:name` (weights that a Python package
     brings: `pip:all-minilm-l6-v2`, `pip:efficientnet-lite0`). Layouts that are read: Hugging Face CLIP, SigLIP,
@@ -50,15 +50,17 @@ def run(
 def _list(json: bool) -> None:
     from polymodal.cli.output import print_json, print_table
     from polymodal.models.names import ENCODERS, MODELS, sizes
+    from polymodal.train.recipe import recipe_names
 
     rows = [sizes(name) for name in (*MODELS, *ENCODERS)]
     if json:
-        print_json({"models": rows})
+        print_json({"models": rows, "recipes": recipe_names()})
         return
     print_table(
         ("name", "image", "text", "pixels", "tokens", "width", "parameters", "of image", "of text"),
         [[_shown(value) for value in row.values()] for row in rows],
     )
+    print(f"recipes for `polymodal fit`: {', '.join(recipe_names())}")
 
 
 def _shown(value: str | int | None) -> str:

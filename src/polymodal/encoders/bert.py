@@ -25,8 +25,8 @@ class BertConfig(Config):
     vocab_size: int = Field(30522, ge=1)
     max_length: int = Field(512, ge=1)  # tokens for which there are positions
     segments: int = Field(2, ge=1)  # rows of the segment table; a single text is segment 0
-    width: int = Field(768, ge=1)
-    layers: int = Field(12, ge=1)
+    width: int = Field(768, ge=1, le=2**16)
+    layers: int = Field(12, ge=1, le=1000)
     heads: int = Field(12, ge=1)
     mlp_width: int | None = None  # None: 4 x width
     activation: Activation = "gelu"

@@ -21,7 +21,7 @@ class LstmConfig(Config):
     vocab_size: int = Field(49408, ge=1)
     width: int = Field(512, ge=2, multiple_of=2)  # half of it for each direction
     embedding_width: int = Field(300, ge=1)
-    layers: int = Field(1, ge=1)
+    layers: int = Field(1, ge=1, le=1000)
     dropout: float = Field(0.0, ge=0, lt=1)  # on the embeddings and between layers
 
     def build(self) -> "Lstm":

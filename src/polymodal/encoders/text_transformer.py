@@ -25,8 +25,8 @@ class TextTransformerConfig(Config):
     kind: Literal["text_transformer"] = "text_transformer"
     vocab_size: int = Field(49408, ge=1)
     max_length: int = Field(77, ge=1)  # tokens for which there are positions
-    width: int = Field(512, ge=1)
-    layers: int = Field(12, ge=1)
+    width: int = Field(512, ge=1, le=2**16)
+    layers: int = Field(12, ge=1, le=1000)
     heads: int = Field(8, ge=1)
     mlp_width: int | None = None  # None: 4 x width
     activation: Activation = "quick_gelu"

@@ -26,8 +26,8 @@ class VitConfig(Config):
     kind: Literal["vit"] = "vit"
     image_size: int = Field(224, ge=1)  # pixels of both sides; positions are learned for it
     patch_size: int = Field(32, ge=1)
-    width: int = Field(768, ge=1)
-    layers: int = Field(12, ge=1)
+    width: int = Field(768, ge=1, le=2**16)
+    layers: int = Field(12, ge=1, le=1000)
     heads: int = Field(12, ge=1)
     mlp_width: int | None = None  # None: 4 x width
     activation: Activation = "quick_gelu"
