@@ -63,6 +63,15 @@ def test_the_vote_is_that_of_a_plain_loop() -> None:
     assert nearest_neighbors(train, test, seed=0)["metrics"]["accuracy"]["value"] == pytest.approx(hits / 40)
 
 
+def test_two_votes_outweigh_one_that_is_a_little_nearer() -> None:
+    cosines = [0.9, 0.86, 0.86]  # exp(0.04 / 0.07) = 1.77: less than two votes, more than one
+    train = Labeled(np.array([[c, math.sqrt(1 - c * c)] for c in cosines], np.float32), ["a", "b", "b"])
+    test = Labeled(np.array([[1, 0], [1, 0]], np.float32), ["a", "b"])
+    assert nearest_neighbors(train, test, seed=0)["confusion"]["counts"] == [[0, 1], [0, 1]]
+    pair = Labeled(train.vectors[:2], train.names[:2])
+    assert nearest_neighbors(pair, test, seed=0)["confusion"]["counts"] == [[1, 0], [1, 0]]
+
+
 def test_with_fewer_rows_than_neighbors_all_vote() -> None:
     assert nearest_neighbors(blobs(6, 0.1, seed=0), blobs(9, 0.1, seed=1), seed=0)["neighbors"] == 6
 

@@ -71,6 +71,11 @@ def test_all_tasks_are_done_where_the_table_allows(table: Path) -> None:
     assert {name: part["queries"] for name, part in by.items()} == {"blue": 2, "gray": 2, "green": 2, "red": 2}
 
 
+def test_val_is_not_learned_from_when_it_is_what_is_measured(table: Path) -> None:
+    report = evaluate(small.engine(), table, split="val", tasks=["probe"], label="color")
+    assert (report.data["tasks"]["probe"]["rows"], report.data["tasks"]["probe"]["train_rows"]) == (4, 12)
+
+
 def test_what_was_not_measured_says_why(table: Path) -> None:
     report = evaluate(small.engine(), table)
     assert list(report.data["tasks"]) == ["retrieval"]
@@ -123,7 +128,8 @@ def test_rows_that_share_a_text_are_one_candidate(tmp_path: Path) -> None:
 def test_excluded_rows_are_nowhere(table: Path) -> None:
     report = evaluate(small.engine(), table, split="test", label="color", exclude={"color": ["gray"]}, candidates=12)
     assert report.data["rows"]["chosen"] == 12
-    assert report.data["tasks"]["zero-shot"]["classes"] == 3
+    zero_shot = report.data["tasks"]["zero-shot"]
+    assert (zero_shot["classes"], zero_shot["rows"]) == (3, 6)  # rows that only fill up are not classified
     assert report.data["tasks"]["probe"]["train_rows"] == 12
 
 

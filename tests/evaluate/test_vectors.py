@@ -60,3 +60,13 @@ def test_only_allowed_rows_fill_up_and_never_more_than_there_are(manifest: Manif
     fill = rows_to_fill_up(manifest, chosen, allowed, 1000, seed=0)
     assert set(fill) <= set(allowed)
     assert len(fill) == 4  # a picture of val has two rows
+
+
+def test_a_row_that_shares_a_text_or_a_picture_with_the_chosen_does_not_fill_up(tmp_path: Path) -> None:
+    small.table(tmp_path, 6)
+    rows = [("0", "cat"), ("1", "cat"), ("0", "dog"), ("2", "fox"), ("3", "fox"), ("4", "owl")]
+    table = small.write(tmp_path / "names.csv", [{"image": f"{n}.png", "name": name} for n, name in rows])
+    fill = rows_to_fill_up(Manifest.read(table), [0], range(6), 100, seed=0)
+    assert len(fill) == 2
+    assert 5 in fill
+    assert set(fill) <= {3, 4, 5}  # one of the two foxes

@@ -110,15 +110,17 @@ def _print_tables(report: Any) -> None:
 
     from polymodal.evaluate.report import written
 
+    console = Console()
     for path, part in report.parts():
         asked = f"{part['queries']} queries, {part['candidates']} candidates" if "queries" in part else (
             f"{part['rows']} rows, {part['classes']} classes"
         )  # fmt: skip
-        table = Table(title=f"{', '.join(path).replace('_', ' ')} ({asked})", title_justify="left")
+        console.print(f"{', '.join(path).replace('_', ' ')} ({asked})", soft_wrap=True, highlight=False, style="bold")
+        table = Table()
         table.add_column("metric")
         for name in ("value", "95 % interval", "chance"):
             table.add_column(name, justify="right")
         for name, m in part["metrics"].items():
             low, high = written(m["low"], name), written(m["high"], name)
             table.add_row(name, written(m["value"], name), f"{low} – {high}", written(m["chance"], name))
-        Console().print(table)
+        console.print(table)
