@@ -58,6 +58,9 @@ TOWERS = distinct(
         "vit, tanh": VitConfig.parse(SMALL["vit"] | {"pool": "tanh"}, ""),
         "bert, pooler": BertConfig.parse(SMALL["bert"] | {"pool": "pooler"}, ""),
         "text, largest id": TextTransformerConfig.parse(SMALL["text_transformer"] | {"pool": "eos"}, ""),
+        "text, end id": TextTransformerConfig.parse(
+            SMALL["text_transformer"] | {"pool": "eos", "eos_token_id": VOCAB - 1}, ""
+        ),
         "lstm, two layers": LstmConfig.parse(SMALL["lstm"] | {"layers": 2}, ""),
     }
 )

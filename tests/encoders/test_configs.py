@@ -41,6 +41,17 @@ def test_a_text_longer_than_the_positions_is_refused() -> None:
             config.build()(text)
 
 
+@torch.no_grad()
+def test_a_text_is_read_at_its_first_end_token_or_else_at_its_last_real_one() -> None:
+    torch.manual_seed(1)
+    model = tiny.text_config(pool="eos", eos_token_id=9).build().eval()
+    ids = torch.tensor([[4, 9, 5, 9, 0], [4, 5, 6, 0, 0], [9, 4, 5, 6, 7]])
+    mask = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
+    tokens = model(Text(ids, mask))
+    for row, place in enumerate([1, 2, 0]):
+        assert torch.equal(tokens.pooled[row], tokens.sequence[row, place])
+
+
 @pytest.mark.parametrize(("block", "stem", "width"), [("bottleneck", 64, 2048), ("basic", 64, 512), ("basic", 32, 256)])
 def test_width_of_a_resnet(block: str, stem: int, width: int) -> None:
     assert ResnetConfig.parse({"block": block, "stem": stem}, "").width == width

@@ -281,6 +281,10 @@ def test_a_config_without_a_place_there_is_refused(tmp_path: Path) -> None:
     wide = {"image": tiny.vit_config(width=64, heads=1), "text": tiny.text_config(width=64, heads=2)}
     assert refused(tiny.clip_config(**wide)) == "layout openai: text heads must be 64 wide, got 2 for width 64"
     assert "projection is not linear" in refused(tiny.clip_config(image_projection="mlp"))
+    ends_early = {"image": tiny.vit_config(heads=1), "text": tiny.text_config(heads=1, pool="eos", eos_token_id=7)}
+    assert refused(tiny.clip_config(**ends_early)) == (
+        "layout openai: texts are read at the largest id, 511, but here they end with 7"
+    )
     exact = TextTransformerConfig.parse(tiny.text_config().to_dict() | {"activation": "gelu", "heads": 1}, "")
     assert "quick_gelu" in refused(tiny.clip_config(image=tiny.vit_config(heads=1), text=exact))
 

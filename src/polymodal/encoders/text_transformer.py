@@ -83,9 +83,13 @@ class TextTransformer(nn.Module):
     def _pool(self, x: Tensor, text: Text) -> Tensor:
         if self.config.pool == "last":
             return last_real(x, text.mask)
-        eos = self.config.eos_token_id
-        place = text.ids.argmax(1) if eos is None else (text.ids == eos).int().argmax(1)
-        return x[torch.arange(len(x), device=x.device), place]
+        if self.config.eos_token_id is None:
+            return x[torch.arange(len(x), device=x.device), text.ids.argmax(1)]
+        # A text without its end token is read at its last real one; the source's code would read the first place, which
+        # under a causal mask says nothing about the text.
+        is_end = (text.ids == self.config.eos_token_id) & text.mask
+        upto_end = is_end.cumsum(1) - is_end.int() == 0
+        return last_real(x, text.mask & upto_end)
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Parameters from input to output: embeddings, each block, what comes after."""

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 def clip_text(width: int = 512, layers: int = 12) -> TextTransformerConfig:
-    return TextTransformerConfig(width=width, layers=layers, heads=width // 64, pool="eos", eos_token_id=49407)
+    return TextTransformerConfig(width=width, layers=layers, heads=width // 64)
 
 
 def vit_l(image_size: int = 224) -> VitConfig:

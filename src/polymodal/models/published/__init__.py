@@ -19,7 +19,7 @@ from polymodal.layers.skeleton import skeleton
 from polymodal.models.clip import Clip
 from polymodal.models.published import huggingface, imagenet, openai
 from polymodal.models.published.keymap import State, to_theirs
-from polymodal.models.published.pretrained import Pretrained, fill
+from polymodal.models.published.pretrained import Pretrained, end_token, fill
 from polymodal.models.published.source import resolve
 from polymodal.models.published.weights import read_json, read_weights, write_weights
 from polymodal.preprocess import ImagePreprocess, Preprocess, TextPreprocess
@@ -101,7 +101,7 @@ def _save_openai(pretrained: Pretrained, folder: Path) -> None:
     model = pretrained.model
     if not isinstance(model, Clip):
         raise ArtifactError(f"layout openai: only a CLIP has a place there, got {type(model).__name__}")
-    if reason := openai.refusal(model.config):
+    if reason := openai.refusal(model.config, end_token(pretrained.tokenizer)):
         raise ArtifactError(f"layout openai: {reason}")
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(folder / "model.safetensors", to_theirs(model.state_dict(), openai.entries(model.config)))

@@ -12,7 +12,7 @@ from polymodal.layers.skeleton import skeleton
 from polymodal.models.clip import Clip, ClipConfig
 from polymodal.models.published import hf_bert, hf_clip, hf_preprocess, hf_vit
 from polymodal.models.published.keymap import Entry, State, to_theirs
-from polymodal.models.published.pretrained import Pretrained, fill
+from polymodal.models.published.pretrained import Pretrained, end_token, fill
 from polymodal.models.published.weights import read_json, read_weights, write_weights
 from polymodal.preprocess import ImagePreprocess, Preprocess, TextPreprocess
 from polymodal.text import Tokenizer
@@ -144,10 +144,10 @@ def _with_end_token(config: Any, tokenizer: Tokenizer | None) -> Any:
     text = config.text
     if not text.causal or text.pool == "eos" or tokenizer is None:
         return config
-    ids = tokenizer([""], TextPreprocess(max_length=text.max_length)).ids[0]
-    return config.model_copy(
-        update={"text": text.model_copy(update={"pool": "eos", "eos_token_id": int(ids[-1]) if len(ids) else None})}
-    )
+    end = end_token(tokenizer)
+    if end is None:
+        return config
+    return config.model_copy(update={"text": text.model_copy(update={"pool": "eos", "eos_token_id": end})})
 
 
 def _settings(config: Any) -> dict[str, Any]:

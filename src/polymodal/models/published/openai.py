@@ -76,8 +76,12 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
     return len({found[1] for key in state if (found := re.match(pattern, key))})
 
 
-def refusal(config: ClipConfig) -> str | None:
-    """Why a config has no place in this layout, or None."""
+def refusal(config: ClipConfig, end: int | None) -> str | None:
+    """Why a config has no place in this layout, or None.
+
+    Args:
+        end: id of the token that ends the tokenizer's texts, None when there is no tokenizer.
+    """
     text = config.text
     if not isinstance(text, TextTransformerConfig) or text.head or not text.causal:
         return "the text tower is not CLIP's"
@@ -99,6 +103,9 @@ def refusal(config: ClipConfig) -> str | None:
         return f"text heads must be 64 wide, got {text.heads} for width {text.width}"
     if (text.activation, text.eps) != ("quick_gelu", 1e-5):
         return "the text tower's activation must be quick_gelu and its eps 1e-5"
+    read_at = end if text.pool == "last" else text.eos_token_id
+    if (text.pool, read_at) != ("eos", None) and read_at != text.vocab_size - 1:
+        return f"texts are read at the largest id, {text.vocab_size - 1}, but here they end with {read_at}"
     if config.width is None or config.text_projection != "linear" or config.bias is not None:
         return "it needs a linear text projection and no bias"
     return None

@@ -9,7 +9,7 @@ from polymodal.encoders.resnet import Resnet
 from polymodal.encoders.vit import Vit
 from polymodal.models.clip import Clip
 from polymodal.models.published.keymap import Entry, State, to_ours
-from polymodal.preprocess import Preprocess
+from polymodal.preprocess import Preprocess, TextPreprocess
 from polymodal.text import Tokenizer
 
 Model = Clip | Vit | Resnet | EfficientNetLite | Bert
@@ -26,6 +26,13 @@ class Pretrained:
     def config(self) -> Any:
         """The model's config: `ClipConfig`, `VitConfig`, `BertConfig`, ..."""
         return self.model.config
+
+
+def end_token(tokenizer: Tokenizer | None) -> int | None:
+    """The id with which the tokenizer ends every text; None without a tokenizer, or where it adds none."""
+    if tokenizer is None or tokenizer.backend.num_special_tokens_to_add(False) == 0:
+        return None
+    return int(tokenizer([""], TextPreprocess()).ids[0, -1])
 
 
 def fill(model: Any, state: State, entries: list[Entry], heads: tuple[str, ...], where: str) -> tuple[str, ...]:
