@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ from PIL import Image
 
 
 def noise(seed: int, width: int = 24, height: int = 16) -> Image.Image:
-    """A smooth random picture: no two seeds look alike, also to a perceptual hash."""
+    """A random picture with coarse and fine parts, as photos have; no two seeds are near duplicates."""
     rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-    return small.resize((width, height), Image.Resampling.BICUBIC)
+    levels = np.zeros((height, width, 3))
+    for scale in (2, 4, 8, 16):
+        part = Image.fromarray(rng.integers(0, 256, (scale, scale, 3), dtype=np.uint8))
+        levels += np.asarray(part.resize((width, height), Image.Resampling.BICUBIC), float) / scale
+    return Image.fromarray((levels * 16 / 15).clip(0, 255).astype(np.uint8))
 
 
 def picture_bytes(seed: int = 0, kind: str = "PNG", width: int = 24, height: int = 16, **options: Any) -> bytes:
@@ -40,3 +44,13 @@ def write_tar(path: Path, members: dict[str, bytes]) -> Path:
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return path
+
+
+def bomb() -> bytes:
+    """A PNG of a few hundred bytes whose header promises 30,000 x 30,000 pixels."""
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, "PNG")
+    content = bytearray(buffer.getvalue())
+    content[16:24] = (30_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)

@@ -70,7 +70,7 @@ def test_workers_that_live_on_see_the_new_epoch(manifest: Manifest) -> None:
     )
     for epoch in range(2):
         pairs.set_epoch(epoch)
-        batches: list[ImageTextBatch] = list(loader)  # type: ignore[arg-type]
+        batches: list[ImageTextBatch] = list(loader)
         assert torch.equal(batches[0].pixels, torch.stack([pairs[row].pixels for row in range(3)]))
         assert torch.cat([batch.rows for batch in batches]).tolist() == list(range(1, 9))
 

@@ -1,18 +1,20 @@
 import base64
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from polymodal.data.decode import MAX_PIXELS, flatten, open_image, to_pixels, upright
 from polymodal.errors import DataError
 from polymodal.preprocess import ImagePreprocess
-from tests.data.files import noise, picture_bytes, write_picture, write_text
+from tests.data.files import bomb, noise, picture_bytes, write_picture, write_text
 
 sizes = st.integers(1, 90)
 
@@ -25,7 +27,7 @@ def test_crop_equals_clip_and_squash_equals_siglip_of_transformers(
     from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
     image = noise(seed, width, height)
-    raw = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
+    raw: dict[str, Any] = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
     clip = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **raw)
     ours = to_pixels(image, ImagePreprocess(size=size))
     np.testing.assert_array_equal(ours.numpy(), clip(image)["pixel_values"][0])
@@ -80,7 +82,7 @@ def test_palette_with_a_transparent_entry() -> None:
         (np.array([[0, 7, 300]], np.float32), [0, 7, 255]),
     ],
 )
-def test_deep_pictures_are_scaled_not_cut(values: np.ndarray, expected: list[int]) -> None:  # type: ignore[type-arg]
+def test_deep_pictures_are_scaled_not_cut(values: NDArray[Any], expected: list[int]) -> None:
     image = upright(Image.fromarray(values))
     assert np.array(image)[0].tolist() == [[level] * 3 for level in expected]
 
@@ -104,18 +106,6 @@ def test_references_of_every_kind_show_the_same(tmp_path: Path) -> None:
 def test_windows_separators_are_understood(tmp_path: Path) -> None:
     write_picture(tmp_path / "a/b.png", 1)
     assert open_image("a\\b.png", tmp_path).tobytes() == noise(1).tobytes()
-
-
-def bomb() -> bytes:
-    """A PNG of a few hundred bytes whose header promises 30,000 x 30,000 pixels."""
-    buffer = io.BytesIO()
-    Image.new("L", (8, 8)).save(buffer, "PNG")
-    content = bytearray(buffer.getvalue())
-    content[16:24] = (30_000).to_bytes(4, "big") * 2
-    import zlib
-
-    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
-    return bytes(content)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,11 @@ CATEGORY_NAMES = _words("label labels class category classname target cls 类别
 SPLIT_VALUES = frozenset(_words("train training val valid validation dev test testing testdev restval holdout"))
 
 
+_PATHS = "paths of pictures"
+# Captions that are names of files are bad captions, which `check` says, and not the column of pictures.
+_CAPTION_NAMES = frozenset(TEXT_NAMES) - {"name", "raw", "alt", "名称", "文字"}
+
+
 class Column(NamedTuple):
     name: str
     modality: Modality
@@ -102,10 +107,10 @@ def _string(name: str, values: list[str], count: int) -> tuple[Modality, str]:
     plain, distinct = _plain(name), len(set(values))
     for modality, what, test in (
         ("url", "addresses (http)", _is_url),
-        ("image", "paths of pictures", _is_path),
+        ("image", _PATHS, _is_path),
         ("image", "pictures in base64", _is_encoded),
     ):
-        if (share := _share(map(test, values))) >= 0.5:
+        if (share := _share(map(test, values))) >= 0.5 and not (what == _PATHS and plain in _CAPTION_NAMES):
             return modality, f"{share:.0%} are {what}"  # type: ignore[return-value]
     if plain in SPLIT_NAMES and distinct <= 20:
         return "split", f'few values, and the name "{name}" means a split'

@@ -61,7 +61,7 @@ def split(
 
     Args:
         ratio: sizes of the parts relative to each other.
-        stratify: a column of whose every value each split gets its share, to within one row.
+        stratify: a column of whose every value each split gets its share, to within a row.
         group: a column whose equal values stay in one split; the column of pictures, or "image", keeps rows together
             whose pictures are the same file, have the same bytes, or look the same.
 
@@ -93,27 +93,30 @@ def split(
 
 
 def _assign_rows(strata: NDArray[np.int64], shares: NDArray[np.float64], rng: Generator) -> NDArray[np.int64]:
-    """Rows ordered by stratum and at random within, then dealt out in turns that follow the shares.
+    """Each stratum divided by the shares; rows that are left over go where the whole still lacks most.
 
-    A stretch of such a deal holds every split's share to within one row, and so each stratum and the whole do.
+    Every split's part of every stratum is within one row of its share, apart from the row that fills a split which
+    would be empty otherwise.
     """
-    order = np.lexsort((rng.random(len(strata)), rng.permutation(strata.max() + 1)[strata]))
+    order = np.lexsort((rng.random(len(strata)), strata))
+    sizes = np.bincount(strata)
+    ends = np.cumsum(sizes)
+    given, seen = np.zeros(len(shares)), 0
     of_row = np.empty(len(strata), np.int64)
-    of_row[order] = _deal(len(strata), shares)
+    for stratum in rng.permutation(len(sizes)).tolist():
+        exact = shares * sizes[stratum]
+        counts = np.floor(exact + 1e-9)
+        seen += sizes[stratum]
+        lacking = np.where(exact - counts > 1e-9, shares * seen - given - counts, -np.inf)
+        counts[np.argsort(-lacking, kind="stable")[: round(sizes[stratum] - counts.sum())]] += 1
+        given += counts
+        rows = order[ends[stratum] - sizes[stratum] : ends[stratum]]
+        of_row[rows] = np.repeat(np.arange(len(shares)), counts.astype(int))
+    for empty in np.flatnonzero((given == 0) & (shares > 0)):
+        largest = np.argmax(given)
+        of_row[rng.choice(np.flatnonzero(of_row == largest))] = empty
+        given[largest] -= 1
     return of_row
-
-
-def _deal(count: int, shares: NDArray[np.float64]) -> NDArray[np.int64]:
-    """`count` turns, in which each split comes evenly spread: its i-th turn is near (i + 1/2) / share."""
-    sizes = np.floor(shares * count).astype(int)
-    rest = np.argsort(sizes - shares * count, kind="stable")[: count - sizes.sum()]
-    sizes[rest] += 1  # largest remainder
-    for empty in np.flatnonzero((sizes == 0) & (shares > 0)):
-        sizes[np.argmax(sizes)] -= 1
-        sizes[empty] += 1
-    turns = np.repeat(np.arange(len(shares)), sizes)
-    when = np.concatenate([(np.arange(size) + 0.5) / size for size in sizes if size])
-    return turns[np.argsort(when, kind="stable")]
 
 
 def _assign_groups(codes: NDArray[np.int64], shares: NDArray[np.float64], rng: Generator) -> NDArray[np.int64]:
