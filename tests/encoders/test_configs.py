@@ -80,6 +80,20 @@ def test_a_block_is_skipped_as_often_as_asked_and_never_in_use() -> None:
         assert (block.eval()(x) != x).flatten(1).any(1).all()
 
 
+@torch.no_grad()
+def test_what_is_not_skipped_is_made_larger_so_that_the_mean_stays() -> None:
+    torch.manual_seed(1)
+    block = InvertedResidual(8, 8, 3, 1, 1, drop=0.25).train()
+    for norm in (block.norm1, block.norm2):
+        norm.eval()
+    x = torch.randn(20, 8, 4, 4)
+    added = block(x) - x
+    plain = block.eval()(x) - x
+    kept = added.flatten(1).any(1)
+    assert 0 < kept.sum() < 20
+    torch.testing.assert_close(added[kept], plain[kept] / 0.75, rtol=1e-4, atol=1e-6)
+
+
 def test_the_chance_to_skip_rises_evenly() -> None:
     blocks = EfficientNetLiteConfig(drop_connect=0.2).build().blocks
     drops = [block.drop for block in blocks if isinstance(block, InvertedResidual)]

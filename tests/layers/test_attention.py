@@ -74,3 +74,9 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(module.eval()(x), module(x))
     torch.manual_seed(1)
     assert not torch.equal(module.train()(x), module.eval()(x))
+
+
+def test_the_mask_of_an_empty_row_hides_nothing() -> None:
+    """torch's CPU kernels give zeros for a row that sees nothing, others not-a-number: no kernel gets such a row."""
+    mask = key_mask(torch.tensor([[False, False], [True, False]]))
+    assert mask[:, 0, 0].tolist() == [[True, True], [True, False]]
