@@ -156,13 +156,13 @@ def test_a_picture_does_not_feel_a_text_that_belongs_to_it_elsewhere() -> None:
 @pytest.mark.parametrize("loss", ["info_nce", "siglip", "hard_negative"])
 def test_their_error_names_both_shapes(loss: str) -> None:
     image, text = pairs(3)
-    call = {
+    calls: dict[str, Callable[[], Tensor]] = {
         "info_nce": lambda: info_nce(image, text[:2], SCALE),
         "siglip": lambda: siglip(image, text[:2], SCALE, BIAS),
         "hard_negative": lambda: hard_negative(image, text[:2], 0.2),
-    }[loss]
+    }
     with pytest.raises(ShapeError, match=rf"{loss}: image and text must have the same shape.*\(3, 5\) and \(2, 5\)"):
-        call()
+        calls[loss]()
 
 
 def test_cosines_are_not_rounded_under_autocast() -> None:

@@ -30,7 +30,7 @@ def follow(ema: Ema, module: One, values: list[float]) -> None:
 
 def test_it_is_the_rule() -> None:
     module, ema = One(), Ema(0.3)
-    ema.on_fit_start(TRAINER, module)
+    ema.on_train_start(TRAINER, module)
     values = [1.0, 4.0, -2.0, 8.0, 3.0]
     follow(ema, module, values)
     average = 0.0
@@ -43,7 +43,7 @@ def test_it_is_the_rule() -> None:
 
 def test_swapping_in_and_out_gives_the_weights_back_bit_for_bit() -> None:
     module, ema = One(), Ema(0.9)
-    ema.on_fit_start(TRAINER, module)
+    ema.on_train_start(TRAINER, module)
     follow(ema, module, [1 / 3])
     ema.on_validation_start(TRAINER, module)
     assert module.weight.item() == ema.average["weight"].item() == pytest.approx(0.9 / 3)
@@ -54,14 +54,14 @@ def test_swapping_in_and_out_gives_the_weights_back_bit_for_bit() -> None:
 def test_it_goes_on_where_it_stopped() -> None:
     values = [1.0, 4.0, -2.0, 8.0]
     module, whole = One(), Ema(0.9)
-    whole.on_fit_start(TRAINER, module)
+    whole.on_train_start(TRAINER, module)
     follow(whole, module, values)
 
     module, first, second = One(), Ema(0.9), Ema(0.9)
-    first.on_fit_start(TRAINER, module)
+    first.on_train_start(TRAINER, module)
     follow(first, module, values[:2])
     second.load_state_dict(first.state_dict())
-    second.on_fit_start(TRAINER, module)
+    second.on_train_start(TRAINER, module)
     follow(second, module, values[2:])
     assert second.average["weight"].item() == whole.average["weight"].item()
     assert first.average["weight"].item() != second.average["weight"].item()  # it has its own memory

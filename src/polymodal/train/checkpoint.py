@@ -19,7 +19,6 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pytorch_lightning.plugins import CheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -128,19 +127,6 @@ def record(folder: Path, name: str, *, keep: int, value: float | None = None, be
     write_index(folder, index._replace(saved=tuple(kept)))
     for other in set(saved) - set(kept):
         shutil.rmtree(folder / other, ignore_errors=True)
-
-
-class FolderCheckpointIO(CheckpointIO):
-    """Lightning's checkpoints through `save` and `load`."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        save(checkpoint, Path(path))
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return load(Path(path))
-
-    def remove_checkpoint(self, path: Any) -> None:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _write(state: dict[str, Any], folder: Path) -> None:

@@ -79,8 +79,11 @@ class ClipTraining(LightningModule):
 
     def train(self, mode: bool = True) -> "ClipTraining":
         super().train(mode)
-        rest_frozen(self.model)  # here, because every validation ends by putting all into training mode
+        rest_frozen(self.model)
         return self
+
+    def on_train_start(self) -> None:
+        self.train()  # a model that was loaded is in eval mode, and Lightning leaves it there
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
         # Dropout is drawn from (seed, step, process): a run that was stopped goes on with the very same numbers, and
@@ -166,7 +169,7 @@ class ClipTraining(LightningModule):
             for name in ("R@1", "R@5", "R@10")
         }
         self.measured = {"loss": self._validation_loss(image, text, owners), **recalls}
-        self.log_dict(self.measured, sync_dist=False)
+        self.log_dict(self.measured, logger=False)  # for early stopping; the log has its own way
 
     def _validation_loss(self, image: Tensor, text: Tensor, owners: Tensor) -> float:
         """Of each picture with its first caption, as many at a time as in training."""

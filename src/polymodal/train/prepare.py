@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from polymodal.data.augment import Augment
 from polymodal.data.cache import digest
-from polymodal.data.dataset import PairDataset
+from polymodal.data.dataset import PairDataset, Pictures
 from polymodal.data.faults import Fault
 from polymodal.data.manifest import Manifest
 from polymodal.data.pixel_cache import pictures_for
@@ -163,7 +164,9 @@ def batches(prepared: Prepared, say: Say, *, look_at_pictures: bool) -> PairData
     cache, epochs = recipe.data.cache, math.ceil(prepared.total_steps / prepared.epoch_steps)
     augment = recipe.data.augment
 
-    def pictures(manifest: Manifest, augment: Any) -> Any:
+    def pictures(manifest: Manifest, augment: Augment | None, say: Say) -> Pictures:
+        if not look_at_pictures:
+            return NoPictures()
         return pictures_for(manifest, preprocess.image, augment, cache=cache, epochs=epochs, say=say)
 
     train = PairDataset(
@@ -172,12 +175,12 @@ def batches(prepared: Prepared, say: Say, *, look_at_pictures: bool) -> PairData
         preprocess,
         augment,
         trainer.seed,
-        pictures(prepared.train, augment) if look_at_pictures else NoPictures(),
+        pictures(prepared.train, augment, say),
     )
     val = owners = None
     if prepared.val is not None:
         validation = Validation(prepared.val, val_numbers)
-        shown = pictures(prepared.val, None) if look_at_pictures else NoPictures()
+        shown = pictures(prepared.val, None, lambda line: None)
         val = (
             EachPicture(shown, validation.rows, validation.numbers),
             EachCaption(validation.captions, tokenizer, preprocess.text),

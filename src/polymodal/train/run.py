@@ -29,13 +29,13 @@ from polymodal import artifact
 from polymodal.card import Card
 from polymodal.config import write_yaml
 from polymodal.data.pixel_cache import pictures_for
-from polymodal.errors import ArtifactError, ConfigError, DataError, TrainError
+from polymodal.errors import ArtifactError, ConfigError, DataError, TrainError, did_you_mean
 from polymodal.layers.lora import merge_lora
 from polymodal.models.clip import Clip
 from polymodal.text import Tokenizer
 from polymodal.train import checkpoint
 from polymodal.train.build import training_captions
-from polymodal.train.checkpoint import FolderCheckpointIO, read_index
+from polymodal.train.checkpoint import read_index
 from polymodal.train.console import Shown, bar, say, warn
 from polymodal.train.data import EachCaption, EachPicture
 from polymodal.train.ema import Ema
@@ -45,9 +45,25 @@ from polymodal.train.module import ClipTraining
 from polymodal.train.prepare import Prepared, batches, known_towers, prepare, table_state
 from polymodal.train.recipe import Recipe, TrainerConfig, recipe_names
 from polymodal.train.rows import write_left_out
-from polymodal.train.saving import Checkpoints, Interrupted, LastStep
+from polymodal.train.saving import Checkpoints, FolderCheckpointIO, Interrupted, LastStep
 
 RECIPE, STATE, LEFT_OUT, LOG, CURVE = "recipe.yaml", "table.json", "left-out.csv", "log.jsonl", "curve.png"
+
+# What a resumed run may do otherwise: how long, how it computes, what it leaves; never what it learns from.
+CHANGEABLE = (
+    "data.cache",
+    "data.workers",
+    "trainer.chunk_size",
+    "trainer.early_stopping",
+    "trainer.epochs",
+    "trainer.gradient_checkpointing",
+    "trainer.keep",
+    "trainer.log_every",
+    "trainer.precision",
+    "trainer.report_to",
+    "trainer.save_every",
+    "trainer.steps",
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +110,11 @@ def fit(
         TrainError: out of memory, loss not finite, or a checkpoint cannot be written.
         KeyboardInterrupt: stopped by Ctrl-C; a checkpoint is there, and the message says how to go on.
     """
-    prepared = plan(recipe, table, overrides=overrides)
+    return carry_out(plan(recipe, table, overrides=overrides), out)
+
+
+def carry_out(prepared: Prepared, out: str | Path | None = None) -> Run:
+    """`fit` from its plan on."""
     folder = _claim(prepared.recipe, out)
     _begin(prepared, folder)
     return _train(prepared, folder, None)
@@ -119,13 +139,18 @@ def resume(run: str | Path, overrides: Sequence[str] = ()) -> Run:
 
     Args:
         run: its folder, or one of its checkpoints.
-        overrides: changes to its recipe; the result is then not that of the uninterrupted run.
+        overrides: of the keys in `CHANGEABLE`, for instance `trainer.epochs=40` to train for longer.
 
     Raises:
+        ConfigError: an override is of another key, or the run would end before where it stands.
         ArtifactError: there is no run, or its checkpoint is damaged.
         DataError: the table has changed since.
     """
     folder, start = _find_checkpoint(Path(run))
+    for key in (assignment.partition("=")[0] for assignment in overrides):
+        if key not in CHANGEABLE:
+            known = did_you_mean(key, CHANGEABLE) or f"; these can: {', '.join(CHANGEABLE)}"
+            raise ConfigError(f'"{key}" cannot be changed in the middle of a run{known}')
     recipe = Recipe.read(folder / RECIPE, overrides)
     prepared = prepare(recipe, say, Tokenizer.load(folder))
     before = json.loads((folder / STATE).read_text(encoding="utf-8"))
@@ -135,6 +160,12 @@ def resume(run: str | Path, overrides: Sequence[str] = ()) -> Run:
             f"{now['table']}: the table has changed since the run began ({', '.join(changed)}; then {before['train']} "
             f"training rows, now {now['train']}): begin a new run with `polymodal fit {folder / RECIPE}`"
         )
+    stands = int(start.name.rpartition("-")[2])
+    if prepared.total_steps < stands:
+        raise ConfigError(
+            f"the run stands at step {stands} and would end at {prepared.total_steps}: ask for more steps"
+        )
+    write_yaml(folder / RECIPE, prepared.recipe.to_dict())
     return _train(prepared, folder, start)
 
 

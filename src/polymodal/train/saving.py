@@ -1,5 +1,6 @@
 """When checkpoints are written, and how a run stops."""
 
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -8,8 +9,22 @@ from typing import Any
 
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins import CheckpointIO
 
-from polymodal.train.checkpoint import Index, read_index, record
+from polymodal.train.checkpoint import Index, load, read_index, record, save
+
+
+class FolderCheckpointIO(CheckpointIO):
+    """Lightning's checkpoints as folders without a pickle."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        save(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return load(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 class Interrupted(Exception):  # noqa: N818 (no error: it was asked for)

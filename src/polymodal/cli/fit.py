@@ -1,0 +1,116 @@
+"""`polymodal fit`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from polymodal.cli.output import print_json, print_table, say
+from polymodal.errors import ConfigError
+
+if TYPE_CHECKING:
+    from polymodal.train.run import Run
+
+
+def run(
+    recipe: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RECIPE|TABLE [KEY=VALUE]...", help="What to train, and changes to it."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A recipe of your own, in place of RECIPE.")] = None,
+    table: Annotated[Path | None, typer.Option(help="The table to train on.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; else runs/NAME-1, -2, ...")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run (its folder, or a checkpoint).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Train a model by a recipe on a table.
+
+    Recipes: `clip-tiny`, `clip`, `lit`, `siglip`, or a YAML file. A table alone is trained on by `clip-tiny`. Every key
+    of a recipe can be changed by `key=value`. Ctrl-C saves and stops; `--resume` goes on as if nothing had happened.
+
+    Examples:
+
+    - `polymodal fit pairs.csv`
+
+    - `polymodal fit clip-tiny --table pairs.csv --out runs/a trainer.epochs=5 trainer.lr=3e-4`
+
+    - `polymodal fit lit --table pairs.csv model.init.image=pip:efficientnet-lite0 --dry-run`
+
+    - `polymodal fit --config my.yaml trainer.batch_size=4096 trainer.chunk_size=256`
+
+    - `polymodal fit --resume runs/a`
+    """
+    from polymodal.train import run as runs
+
+    names = [word for word in recipe or [] if "=" not in word]
+    overrides = [word for word in recipe or [] if "=" in word]
+    try:
+        if resume is not None:
+            _alone(resume, names, config, table, out)
+            done = runs.resume(resume, overrides)
+        else:
+            source, table = _source(names, config, table)
+            prepared = runs.plan(source, table, overrides=overrides)
+            if dry_run:
+                _show_plan(prepared.plan(), as_json)
+                return
+            if not as_json:
+                _show_plan(prepared.plan(), as_json)
+            done = runs.carry_out(prepared, out)
+    except KeyboardInterrupt as stop:
+        say(str(stop) or "stopped")
+        raise typer.Exit(130) from None
+    _show(done, as_json)
+
+
+def _alone(resume: Path, names: list[str], config: Path | None, table: Path | None, out: Path | None) -> None:
+    if names or config or table or out:
+        raise ConfigError(f"--resume {resume} goes on with that run's own recipe, table and folder: name no other")
+
+
+def _source(names: list[str], config: Path | None, table: Path | None) -> tuple[str, Path | None]:
+    """The recipe and the table, from what was written."""
+    given = [*names, *([str(config)] if config else [])]
+    if len(given) == 2 and config is not None and table is None:
+        return str(config), Path(names[0])
+    if len(given) != 1:
+        wanted = "one recipe or one table (`polymodal fit pairs.csv`); changes are written key=value"
+        raise ConfigError(f"fit: wanted {wanted}, got {', '.join(given) or 'none'}")
+    return given[0], table
+
+
+def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(plan)
+        return
+    rows, weights = plan["rows"], plan["parameters"]
+    left_out = f", {rows['left_out']:,} left out" if rows["left_out"] else ""
+    lines = {
+        "recipe": f"{plan['recipe']} ({', '.join(plan['objectives'])})",
+        "table": f"{plan['table']}: pictures in {plan['image']}, captions in {', '.join(plan['text'])}",
+        "rows": f"{rows['train']:,} to train, {rows['val']:,} to validate ({rows['divided_by']}){left_out}",
+        "weights": f"{weights['trained']:,} trained, {weights['frozen']:,} frozen",
+        "steps": f"{plan['steps']:,} of {plan['batch_size']:,} pairs ({plan['epochs']:g} epochs)",
+        "device": f"{plan['device']}, {plan['precision']}",
+    }
+    for name, line in lines.items():
+        say(f"{name:8} {line}")
+
+
+def _show(done: "Run", as_json: bool) -> None:
+    if as_json:
+        print_json(done.to_dict())
+        return
+    validation = done.metrics.get("validation", {})
+    directions = [name for name in ("image_to_text", "text_to_image") if name in validation]
+    if directions:
+        keys = [key for key in ("R@1", "R@5", "R@10", "median_rank") if key in validation[directions[0]]]
+        print_table(
+            ("validation", *keys),
+            [[name.replace("_", " "), *(f"{validation[name][key]:.3g}" for key in keys)] for name in directions],
+        )
+    table = done.plan["table"]
+    print(f"artifact  {done.artifact}")
+    print(f"next      polymodal evaluate {done.folder} {table}")
+    print(f'          polymodal query {done.folder} {table} --text "..."')
