@@ -3,6 +3,8 @@
 import base64
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 
 from polymodal.data import Manifest, read
 from polymodal.data.decode import open_image
+from polymodal.data.manifest import take_rows
 from polymodal.errors import DataError
 from tests.data.files import noise, picture_bytes, write_picture, write_tar, write_text
 
@@ -424,3 +427,25 @@ def test_a_cache_that_cannot_be_written_says_what_to_do(tmp_path: Path, monkeypa
     monkeypatch.setenv("POLYMODAL_CACHE", str(table))
     with pytest.raises(DataError, match=r"cannot be written to \(.*\); make room there, or set POLYMODAL_CACHE"):
         read(table)
+
+
+def test_rows_are_taken_across_chunks_in_any_order() -> None:
+    table = pa.Table.from_batches(
+        [pa.record_batch({"x": list(range(s, s + 7)), "y": [[str(s)]] * 7}) for s in (0, 7, 14)]
+    )
+    for places in ([20, 0, 7, 6, 20, 13], [], [8], list(range(21)), [3, 5, 18]):
+        taken = take_rows(table, np.array(places, np.int64))
+        assert taken.column("x").to_pylist() == places
+        assert taken.column("y").to_pylist() == [[str(place // 7 * 7)] for place in places]
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_as_rows_grow() -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/manifest_memory.py", "--rows", "500000"],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    result = json.loads(done.stdout)
+    assert result["rows"] == 500_000
+    # The table is 42 MB of text; what is mapped counts as resident too.
+    assert result["peak_rss_mib"] - result["of_that_imports_mib"] < 150

@@ -14,7 +14,9 @@ from polymodal.errors import DataError, did_you_mean
 
 Modality = Literal["image", "text", "category", "number", "id", "split", "url", "empty", "other"]
 
-SAMPLE = 1000  # rows looked at, spread evenly over the table
+# Rows looked at: blocks spread evenly over the table. Single rows would bring nearly all of a mapped file into memory,
+# because the system reads ahead around each.
+BLOCKS, BLOCK = 20, 50
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -49,10 +51,11 @@ class Column(NamedTuple):
 
 def inspect(table: pa.Table) -> tuple[Column, ...]:
     """Modality of every column, with the reason."""
-    rows = np.unique(np.linspace(0, max(table.num_rows - 1, 0), SAMPLE).astype(np.int64))
-    rows = rows[: table.num_rows]
+    starts = np.linspace(0, max(table.num_rows - BLOCK, 0), BLOCKS).astype(int)
+    rows = np.unique(starts[:, None] + np.arange(BLOCK))
+    rows = rows[rows < table.num_rows].tolist()
     return tuple(
-        Column(name, *_modality(name, [table.column(name)[int(row)].as_py() for row in rows], table.num_rows))
+        Column(name, *_modality(name, [table.column(name)[row].as_py() for row in rows], table.num_rows))
         for name in table.column_names
         if name != ROW
     )

@@ -128,7 +128,7 @@ class Manifest:
     def table(self) -> pa.Table:
         """The rows as an Arrow table, in memory only if they are a selection."""
         table = self._full.drop_columns([ROW])
-        return table if self._places is None else table.take(pa.array(self._places))
+        return table if self._places is None else take_rows(table, self._places)
 
     @cached_property
     def row_numbers(self) -> NDArray[np.int64]:
@@ -147,8 +147,9 @@ class Manifest:
             raise DataError(
                 f'{self.source}: no column is named "{name}"{did_you_mean(name, known)}; there are: {", ".join(known)}'
             )
-        column = self._full.column(name)
-        return column if self._places is None else column.take(pa.array(self._places))
+        if self._places is None:
+            return self._full.column(name)
+        return take_rows(self._full.select([name]), self._places).column(name)
 
     def kinds(self) -> dict[str, pa.DataType]:
         """Arrow's type of every column."""
@@ -281,8 +282,27 @@ class Manifest:
 
     def batches(self, names: Sequence[str], size: int = 4096) -> Iterator[pa.Table]:
         """The named columns, some rows at a time, so that memory stays flat."""
+        table = self._full.select(names)
         for start in range(0, len(self), size):
             if self._places is None:
-                yield self._full.select(names).slice(start, size)
+                yield table.slice(start, size)
             else:
-                yield self._full.select(names).take(pa.array(self._places[start : start + size]))
+                yield take_rows(table, self._places[start : start + size])
+
+
+def take_rows(table: pa.Table, places: NDArray[np.int64]) -> pa.Table:
+    """The rows at these places. `Table.take` would first copy whole columns of many chunks into one piece."""
+    if len(places) == 0:
+        return table.slice(0, 0)
+    low = int(places.min())
+    batches = table.slice(low, int(places.max()) - low + 1).to_batches()
+    ends = low + np.cumsum([batch.num_rows for batch in batches])
+    chunk = np.searchsorted(ends, places, side="right")
+    order = np.argsort(chunk, kind="stable")
+    parts = []
+    for inside in np.split(order, np.flatnonzero(np.diff(chunk[order])) + 1):
+        batch, end = batches[chunk[inside[0]]], ends[chunk[inside[0]]]
+        parts.append(batch.take(pa.array(places[inside] - (end - batch.num_rows))))
+    taken = pa.Table.from_batches(parts)
+    in_order = bool((np.diff(chunk) >= 0).all())
+    return taken if in_order else taken.take(pa.array(np.argsort(order)))
