@@ -201,8 +201,9 @@ def test_a_broken_parquet_is_refused(tmp_path: Path) -> None:
         read(write_text(tmp_path / "t.parquet", "PAR1 no"))
 
 
-def test_coco_captions_find_their_folder_and_group_captions(tmp_path: Path) -> None:
-    write_picture(tmp_path / "val2017/000001.jpg")
+@pytest.mark.parametrize("folder", ["val2017", "images/val2017", "annotations/val2017", "annotations"])
+def test_coco_captions_find_their_folder_and_group_captions(tmp_path: Path, folder: str) -> None:
+    write_picture(tmp_path / folder / "000001.jpg")
     data = {
         "images": [{"id": 7, "file_name": "000001.jpg"}, {"id": 8, "file_name": "000002.jpg"}, {"id": 9}],
         "annotations": [
@@ -212,7 +213,7 @@ def test_coco_captions_find_their_folder_and_group_captions(tmp_path: Path) -> N
             {"image_id": 99, "caption": "lost"},
         ],
     }
-    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations").mkdir(exist_ok=True)
     manifest = read(write_text(tmp_path / "annotations/captions_val2017.json", json.dumps(data)))
     assert manifest.captions(0) == ["a dog", "the dog"]
     assert shown(manifest, 0) == noise(0).tobytes()

@@ -1,6 +1,7 @@
 """Readers of captions in one JSON file: COCO, Karpathy's `dataset_coco.json`, and a list of objects (LAVIS)."""
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,12 +108,11 @@ def _with_paths(rows: Iterator[Row], root: Path, images: Path | None, reading: R
 def find_prefix(name: str, root: Path, images: Path | None) -> str:
     """The folder, relative to `root` where that is possible, in which a picture of this name lies; "" if none does."""
     if images is not None:
-        folder = images.resolve()
-        return folder.relative_to(root).as_posix() if folder.is_relative_to(root) and folder != root else str(folder)
+        return str(images.absolute())
     if (root / name).exists():
         return ""
     near = [folder for base in (root, root.parent) for folder in sorted(base.iterdir()) if folder.is_dir()][:1000]
     for folder in (*near, *(inner for base in near if base.name == "images" for inner in base.iterdir())):
         if (folder / name).exists():
-            return folder.relative_to(root).as_posix() if folder.is_relative_to(root) else f"../{folder.name}"
+            return Path(os.path.relpath(folder, root)).as_posix()
     return ""
