@@ -30,6 +30,15 @@ def test_augmentation_by_settings(tmp_path: Path, run: Run) -> None:
         assert six.width > 5 * one.width
 
 
+def test_augmentation_of_a_recipe(tmp_path: Path, run: Run) -> None:
+    done = run("preview", pairs(tmp_path), "--out", tmp_path / "a.png", "--rows", 1, "--recipe", "clip")
+    assert done.code == 0
+    with Image.open(tmp_path / "a.png") as six:
+        assert six.width > 1000
+    done = run("preview", tmp_path / "pairs.csv", "--out", tmp_path / "b.png", "--rows", 1, "--recipe", "clip-tiny")
+    assert "recipe clip-tiny has no augmentation: pictures are shown as they are used" in done.err
+
+
 def test_an_unknown_setting_is_refused(tmp_path: Path, run: Run) -> None:
     done = run("preview", pairs(tmp_path), "--out", tmp_path / "a.png", "--augment", "image.flop=1")
     assert done.code == 2

@@ -24,6 +24,11 @@ def test_json(tmp_path: Path, run: Run) -> None:
     assert read(tmp_path / "s.jsonl", split_column="part").splits() == {"train": 30, "val": 10}
 
 
+def test_a_split_column_that_is_there_is_replaced_and_that_is_said(tmp_path: Path, run: Run) -> None:
+    done = run("split", pairs(tmp_path), "--out", tmp_path / "s.csv", "--column", "patient")
+    assert 'its column "patient" takes the place of the one that was there' in done.err
+
+
 def test_a_ratio_that_is_none(tmp_path: Path, run: Run) -> None:
     done = run("split", pairs(tmp_path), "--out", tmp_path / "s.csv", "--ratio", "a:b")
     assert done.code == 2

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from polymodal.data.augment import ImageAugment, canvas
 from polymodal.data.decode import MAX_PIXELS, flatten, open_image, to_pixels, upright
 from polymodal.errors import DataError
 from polymodal.preprocess import ImagePreprocess
@@ -40,6 +41,14 @@ def test_pixels_are_uint8_channels_first() -> None:
     pixels = to_pixels(Image.new("RGB", (30, 20), (10, 20, 30)), ImagePreprocess(size=8))
     assert (pixels.dtype, tuple(pixels.shape)) == (torch.uint8, (3, 8, 8))
     assert pixels[:, 3, 3].tolist() == [10, 20, 30]
+
+
+def test_a_long_strip_does_not_fill_memory() -> None:
+    strip = Image.new("RGB", (60_000, 1), (9, 9, 9))
+    strip.paste((200, 0, 0), (29_990, 0, 30_010, 1))
+    pixels = to_pixels(strip, ImagePreprocess(size=224))  # all of it at 224 high would be 9 GB
+    assert pixels[:, 0, 112].tolist() == [200, 0, 0]
+    assert canvas(strip, ImagePreprocess(size=224), ImageAugment()).size == (2, 1)
 
 
 def test_exif_orientation_is_obeyed() -> None:

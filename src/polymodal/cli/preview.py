@@ -1,7 +1,7 @@
 """`polymodal preview`: a contact sheet."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ def run(
     augment: Annotated[
         list[str] | None,
         typer.Option(help="Augmentation as `image.flip=0.5`, may be repeated; `default` for the defaults."),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Augmentation and picture size of this recipe, name or file.")
     ] = None,
     size: Annotated[
         int | None, typer.Option(min=1, help="Side in pixels as a model sees them; whole by default.")
@@ -36,6 +39,7 @@ def run(
 
     - `polymodal preview pairs.csv --out sheet.png`
     - `polymodal preview pairs.csv --split test --rows 48`
+    - `polymodal preview pairs.csv --recipe my.yaml`
     - `polymodal preview pairs.csv --augment image.flip=0.5 --augment image.hue=0.1 --augment "image.scale=[0.5, 1]"`
     """
     from polymodal.config import override
@@ -45,12 +49,15 @@ def run(
     from polymodal.data.preview import sheet
     from polymodal.preprocess import ImagePreprocess
 
-    changes = [change for change in augment or [] if change != "default"]
-    chosen = Augment.parse(override(Augment().to_dict(), changes), "--augment") if augment else None
+    chosen, preprocess = _of_recipe(recipe) if recipe is not None else (None, None)
+    if augment:
+        changes = [change for change in augment if change != "default"]
+        chosen = Augment.parse(override((chosen or Augment()).to_dict(), changes), "--augment")
+    if size is not None:
+        preprocess = (preprocess or ImagePreprocess()).model_copy(update={"size": size})
     manifest = Manifest.read(table, image=image, text=text or None, images=images)
     if split is not None:
         manifest = manifest.split(split)
-    preprocess = ImagePreprocess(size=size) if size else None
     drawn = sheet(manifest, rows=rows, seed=seed, augment=chosen, preprocess=preprocess)
     with written_beside(out, "choose another place for the sheet") as part:
         drawn.image.save(part, "PNG")
@@ -60,3 +67,12 @@ def run(
         print_json({"out": str(out), "rows": min(rows, len(manifest)), "notes": list(drawn.notes)})
     else:
         print(out)
+
+
+def _of_recipe(recipe: str) -> tuple[Any, Any]:
+    from polymodal.train.recipe import Recipe  # slow to import
+
+    read = Recipe.read(recipe)
+    if read.data.augment is None:
+        say(f"recipe {recipe} has no augmentation: pictures are shown as they are used")
+    return read.data.augment, read.preprocess.image if read.preprocess is not None else None

@@ -51,5 +51,7 @@ def run(
     if found.groups is not None:
         print(f"{found.groups} groups by {group}, none on two sides")
     say(f"wrote {written}")
+    if any(known.name == column for known in manifest.columns):
+        say(f'its column "{column}" takes the place of the one that was there')
     if manifest.faults:
         say(f"{len(manifest.faults)} rows could not be read and are not in it, first: {manifest.faults[0]}")

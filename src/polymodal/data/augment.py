@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from pydantic import Field, field_validator
 
 from polymodal.config import Config
-from polymodal.data.decode import RESAMPLING, center_crop, fit, flatten, upright
+from polymodal.data.decode import RESAMPLING, center_crop, cut_strip, fit, flatten, upright
 from polymodal.preprocess import ImagePreprocess
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -105,6 +105,7 @@ def canvas(image: Image.Image, preprocess: ImagePreprocess, augment: ImageAugmen
         image = fit(flatten(image, preprocess.background), preprocess.size, preprocess)
         return center_crop(image, preprocess.size, preprocess.size)
     image = upright(image) if augment.background else flatten(image, preprocess.background)
+    image = cut_strip(image)
     side = min(math.ceil(preprocess.size / math.sqrt(augment.scale[0])), math.ceil(1.5 * preprocess.size))
     if side < min(image.size):
         factor = side / min(image.size)

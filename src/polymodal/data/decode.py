@@ -1,7 +1,8 @@
 """Picture reference -> upright PIL picture -> uint8 pixels, the same way in training, evaluation and use.
 
 Equal, bit for bit, to `transformers`' CLIPImageProcessorPil (fit=crop) and SiglipImageProcessorPil (fit=squash) before
-normalization, for pictures without transparency, EXIF rotation or more than 8 bits; those three it gets wrong.
+normalization, for pictures without transparency, EXIF rotation or more than 8 bits, which it gets wrong, and of which no
+side is more than MAX_RATIO times the other.
 """
 
 import base64
@@ -29,6 +30,7 @@ FORMAT_OF = {
 EXTENSIONS = frozenset(FORMAT_OF)
 FORMATS = tuple(sorted(set(FORMAT_OF.values())))
 MAX_PIXELS = 89_478_485  # Pillow's own threshold for a decompression bomb: 256 MiB at 3 bytes a pixel
+MAX_RATIO = 128  # of the sides of a picture that is cropped to a square
 MAX_BYTES = 512 * 2**20  # of one file
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -151,14 +153,17 @@ def flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
 
 def fit(image: Image.Image, size: int, preprocess: ImagePreprocess) -> Image.Image:
     """The picture scaled so that a square of `size` fits: shorter side (fit=crop) or both sides (fit=squash)."""
-    width, height = image.size
     if preprocess.fit == "squash":
-        wanted = (size, size)
-    elif width <= height:
-        wanted = (size, int(size * height / width))
-    else:
-        wanted = (int(size * width / height), size)
+        return image.resize((size, size), RESAMPLING[preprocess.interpolation])
+    width, height = (image := cut_strip(image)).size
+    wanted = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
     return image.resize(wanted, RESAMPLING[preprocess.interpolation])
+
+
+def cut_strip(image: Image.Image) -> Image.Image:
+    """The middle of a picture more than MAX_RATIO times as long as wide: all of it, scaled up, would fill memory."""
+    longest = MAX_RATIO * min(image.size)
+    return image if max(image.size) <= longest else center_crop(image, *(min(side, longest) for side in image.size))
 
 
 def center_crop(image: Image.Image, width: int, height: int) -> Image.Image:
