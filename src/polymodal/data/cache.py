@@ -1,11 +1,13 @@
 """The folder for what can be made again: tables in Arrow's form, decoded pictures."""
 
+import glob
 import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +51,9 @@ def written_beside(path: Path, remedy: str = "set POLYMODAL_CACHE to another fol
     name = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left_over in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+            if time.time() - left_over.stat().st_mtime > 3600:  # of a process that was killed
+                left_over.unlink(missing_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".part")
         os.close(handle)
         yield Path(name)

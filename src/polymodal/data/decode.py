@@ -1,8 +1,8 @@
 """Picture reference -> upright PIL picture -> uint8 pixels, the same way in training, evaluation and use.
 
 Equal, bit for bit, to `transformers`' CLIPImageProcessorPil (fit=crop) and SiglipImageProcessorPil (fit=squash) before
-normalization, for pictures without transparency, EXIF rotation or more than 8 bits, which it gets wrong, and of which no
-side is more than MAX_RATIO times the other.
+normalization, for pictures without transparency, EXIF rotation or more than 8 bits, which it gets wrong, and of which
+no side is more than MAX_RATIO times the other.
 """
 
 import base64
