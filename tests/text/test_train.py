@@ -124,6 +124,15 @@ def test_only_the_most_frequent_characters_are_taken() -> None:
     assert extended.backend.get_vocab().keys() - tokenizer.backend.get_vocab().keys() == {"狗"}
 
 
+def test_new_characters_may_start_behind_spare_rows() -> None:
+    tokenizer = train_tokenizer(["a dog runs"] * 3, "wordpiece", 200)
+    start = tokenizer.vocab_size + 3
+    extended = extend_vocabulary(tokenizer, ["狗"], start=start)
+    assert extended.backend.token_to_id("狗") == start
+    with pytest.raises(ConfigError, match=f"start must be at least {start - 3}, got 2"):
+        extend_vocabulary(tokenizer, ["狗"], start=2)
+
+
 def test_only_a_wordpiece_is_extended() -> None:
     with pytest.raises(ConfigError, match="wanted a WordPiece tokenizer, got BPE"):
         extend_vocabulary(BPE, ["狗"])

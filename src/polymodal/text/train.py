@@ -172,7 +172,9 @@ def _words(rules: tokenizers.Tokenizer, text: str) -> list[str]:
     return [word for word, _ in rules.pre_tokenizer.pre_tokenize_str(normal)]
 
 
-def extend_vocabulary(tokenizer: Tokenizer, texts: Iterable[str], most: int = 8000) -> Tokenizer:
+def extend_vocabulary(
+    tokenizer: Tokenizer, texts: Iterable[str], most: int = 8000, start: int | None = None
+) -> Tokenizer:
     """`tokenizer` with the Chinese characters of `texts` that it does not know, as ids after its last.
 
     For WordPiece vocabularies, where an unknown character is `[UNK]`. No old id changes, so trained rows of an
@@ -180,13 +182,17 @@ def extend_vocabulary(tokenizer: Tokenizer, texts: Iterable[str], most: int = 80
 
     Args:
         most: at most so many new characters, the most frequent ones.
+        start: id of the first one, for an embedding with more rows than the tokenizer has ids; None: after its last.
 
     Raises:
-        ConfigError: the tokenizer is not a WordPiece.
+        ConfigError: the tokenizer is not a WordPiece, or `start` is one of its ids.
     """
     if not isinstance(tokenizer.backend.model, models.WordPiece):
         kind = type(tokenizer.backend.model).__name__
         raise ConfigError(f"extend_vocabulary: wanted a WordPiece tokenizer, got {kind}; train a new one instead")
+    start = tokenizer.vocab_size if start is None else start
+    if start < tokenizer.vocab_size:
+        raise ConfigError(f"extend_vocabulary: start must be at least {tokenizer.vocab_size}, got {start}")
     known = tokenizer.backend.get_vocab(with_added_tokens=True)
     counts: dict[str, int] = {}
     for text in texts:
@@ -195,7 +201,6 @@ def extend_vocabulary(tokenizer: Tokenizer, texts: Iterable[str], most: int = 80
                 counts[character] = counts.get(character, 0) + 1
     new = sorted(counts, key=lambda character: (-counts[character], character))[:most]
     state = json.loads(tokenizer.backend.to_str())
-    start = tokenizer.vocab_size
     state["model"]["vocab"].update({character: start + place for place, character in enumerate(new)})
     return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(state)))
 
