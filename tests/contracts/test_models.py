@@ -19,7 +19,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "vit": {"image_size": SIZE, "patch_size": 16, "width": 16, "layers": 2, "heads": 2, "mlp_width": None},
     "clip_resnet": {"image_size": SIZE, "layers": (1, 1, 1, 1), "stem": 4, "width": 16},
     "resnet": {"image_size": SIZE, "layers": (1, 1, 1, 1), "stem": 4},
-    "efficientnet_lite": {"image_size": SIZE, "width_multiplier": 0.2, "depth_multiplier": 0.5, "width": 16},
+    "efficientnet_lite": {"image_size": SIZE, "width_multiplier": 0.2, "depth_multiplier": 0.5, "head_width": 16},
     "text_transformer": {"vocab_size": VOCAB, "max_length": 8, "width": 16, "layers": 2, "heads": 2, "mlp_width": None},
     "bert": {"vocab_size": VOCAB, "max_length": 8, "width": 16, "layers": 2, "heads": 2},
     "lstm": {"vocab_size": VOCAB, "width": 16, "embedding_width": 12},

@@ -6,12 +6,13 @@ Shapes: B pictures; L places of the last grid; D width.
 """
 
 import math
+from itertools import accumulate
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import pad, relu6
+from torch.nn.functional import conv2d, pad, relu6
 
 from polymodal.config import Config
 from polymodal.encoders.resnet import grid_tokens
@@ -28,6 +29,7 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+LEVELS = slice(2, None)  # stages whose grids `pool="levels"` reads; the earlier ones see edges and little else
 
 
 class EfficientNetLiteConfig(Config):
@@ -37,8 +39,31 @@ class EfficientNetLiteConfig(Config):
     image_size: int = Field(224, ge=1)  # pixels of both sides in training; any other works
     width_multiplier: float = Field(1.0, gt=0)
     depth_multiplier: float = Field(1.0, gt=0)
-    width: int = Field(1280, ge=1)  # D: channels of the last convolution
+    head_width: int = Field(1280, ge=1)  # channels of the last convolution
+    pool: Literal["mean", "levels"] = "mean"  # of the last grid; levels: beside it those of the stages before it
+    classes: int = Field(0, ge=0)  # the trained classifier's logits stand at the end of the pooled vector
     drop_connect: float = Field(0.2, ge=0, lt=1)  # chance to skip the last block in training; rises evenly from 0
+
+    @property
+    def stages(self) -> list[tuple[int, int, int, int, int]]:
+        """(repeats, kernel, stride, expansion, channels) of each stage at this width and depth."""
+        found = []
+        for stage, (repeats, kernel, stride, expansion, channels) in enumerate(STAGES):
+            if stage not in (0, len(STAGES) - 1):  # the Lite family does not deepen its first and last stage
+                repeats = math.ceil(self.depth_multiplier * repeats)
+            found.append((repeats, kernel, stride, expansion, round_channels(channels * self.width_multiplier)))
+        return found
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Widths of what stands side by side in the pooled vector: last grid, levels, logits."""
+        levels = sum(channels for *_, channels in self.stages[LEVELS]) if self.pool == "levels" else 0
+        return tuple(width for width in (self.head_width, levels, self.classes) if width)
+
+    @property
+    def width(self) -> int:
+        """D, of the pooled vector."""
+        return sum(self.parts)
 
     def build(self) -> "EfficientNetLite":
         return EfficientNetLite(self)
@@ -50,8 +75,10 @@ class SameConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
         down, across = (max((math.ceil(side / stride) - 1) * stride + kernel - side, 0) for side in x.shape[-2:])
-        x = pad(x, (across // 2, across - across // 2, down // 2, down - down // 2))
-        return super().forward(x)
+        around = (down // 2, across // 2)
+        if down % 2 or across % 2:  # `conv2d` itself can only pad evenly
+            x, around = pad(x, (across // 2, across - across // 2, down // 2, down - down // 2)), (0, 0)
+        return conv2d(x, self.weight, self.bias, self.stride, around, self.dilation, self.groups)
 
 
 def norm(channels: int) -> nn.BatchNorm2d:
@@ -96,32 +123,39 @@ class EfficientNetLite(nn.Module):
         self.blocks = nn.ModuleList(blocks(config))
         last = self.blocks[-1]
         assert isinstance(last, InvertedResidual)
-        self.head = nn.Conv2d(last.project.out_channels, config.width, 1, bias=False)
-        self.head_norm = norm(config.width)
+        self.head = nn.Conv2d(last.project.out_channels, config.head_width, 1, bias=False)
+        self.head_norm = norm(config.head_width)
+        self.classifier = nn.Linear(config.head_width, config.classes) if config.classes else None
+        ends = list(accumulate(repeats for repeats, *_ in config.stages))
+        self.levels = [end - 1 for end in ends[LEVELS]] if config.pool == "levels" else []  # blocks
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # as the TensorFlow source: normal by fan-out
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
     def forward(self, pixels: Tensor) -> Tokens:
-        """Tokens of normalized pixels (B, 3, H, W): the last grid, place by place, pooled by its mean."""
+        """Tokens of normalized pixels (B, 3, H, W): the last grid, place by place; pooled as the config says."""
+        pixels = pixels.contiguous(memory_format=torch.channels_last)  # on a CPU a third less time
         x = relu6(self.stem_norm(self.stem(pixels)))
-        for block in self.blocks:
+        levels = []
+        for index, block in enumerate(self.blocks):
             x = block(x)
-        return grid_tokens(relu6(self.head_norm(self.head(x))))
+            if index in self.levels:
+                levels.append(x.mean((2, 3)))
+        tokens = grid_tokens(relu6(self.head_norm(self.head(x))))
+        logits = [self.classifier(tokens.pooled)] if self.classifier is not None else []
+        return tokens._replace(pooled=torch.cat([tokens.pooled, *levels, *logits], dim=1))
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """Parameters from input to output: stem, each block, the last convolution."""
-        parts = [nn.ModuleList([self.stem, self.stem_norm]), *self.blocks, nn.ModuleList([self.head, self.head_norm])]
+        """Parameters from input to output: stem, each block, the last convolution with what stands on it."""
+        top = [part for part in (self.head, self.head_norm, self.classifier) if part is not None]
+        parts = [nn.ModuleList([self.stem, self.stem_norm]), *self.blocks, nn.ModuleList(top)]
         return [list(part.parameters()) for part in parts]
 
 
 def blocks(config: EfficientNetLiteConfig) -> list[InvertedResidual]:
     plan = []  # (channels, out, kernel, stride, expansion) of each block
     channels = STEM
-    for number, (repeats, kernel, stride, expansion, width) in enumerate(STAGES):
-        if number not in (0, len(STAGES) - 1):  # the Lite family does not deepen its first and last stage
-            repeats = math.ceil(config.depth_multiplier * repeats)
-        out = round_channels(width * config.width_multiplier)
+    for repeats, kernel, stride, expansion, out in config.stages:
         for repeat in range(repeats):
             plan.append((channels, out, kernel, stride if repeat == 0 else 1, expansion))
             channels = out

@@ -16,7 +16,30 @@ from torch.nn.functional import normalize
 
 from polymodal.config import Config
 from polymodal.encoders import ImageEncoderConfig, TextEncoderConfig
+from polymodal.errors import ConfigError
+from polymodal.layers.kernel import KernelProjection
 from polymodal.types import Text
+
+
+class KernelConfig(Config):
+    """Projection by likeness to landmarks, which `train.closed_form` chooses and weighs; see layers/kernel.py."""
+
+    kind: Literal["kernel"] = "kernel"
+    landmarks: int = Field(ge=1)
+    parts: tuple[int, ...]  # widths of what stands side by side in the tower's pooled vector
+    classes: int = Field(0, ge=0)  # the last part are that many logits
+    gamma: float = Field(1.0, gt=0)
+    temperature: float = Field(1.5, gt=0)  # of the logits
+
+    def build(self, width: int, shared: int) -> nn.Module:
+        if sum(self.parts) != width or (self.classes and self.parts[-1] != self.classes):
+            raise ConfigError(
+                f"kernel projection: parts {self.parts} with {self.classes} classes do not make up the tower's {width}"
+            )
+        return KernelProjection(self.parts, self.classes, shared, self.landmarks, self.gamma, self.temperature)
+
+
+ProjectionConfig = Literal["linear", "affine", "mlp"] | KernelConfig
 
 
 class ClipConfig(Config):
@@ -24,8 +47,8 @@ class ClipConfig(Config):
     image: ImageEncoderConfig
     text: TextEncoderConfig
     width: int | None = Field(512, ge=1)  # D; None: no projections, the towers' widths must agree
-    image_projection: Literal["linear", "mlp"] | None = "linear"  # None: the tower's vector as it is
-    text_projection: Literal["linear", "mlp"] | None = "linear"
+    image_projection: ProjectionConfig | None = "linear"  # None: the tower's vector as it is
+    text_projection: ProjectionConfig | None = "linear"
     temperature: float = Field(0.07, ge=0.001, le=10)  # at the start of training; cosines are divided by it
     max_scale: float = Field(100.0, gt=0)  # ceiling on 1 / temperature; section 2.5: training is unstable above 100
     learn_temperature: bool = True
@@ -95,13 +118,20 @@ class Clip(nn.Module):
         self.log_scale.clamp_(max=math.log(self.config.max_scale))
 
 
-def projection(kind: Literal["linear", "mlp"] | None, width: int, shared: int) -> nn.Module:
-    """From a tower's width to the shared one, without biases, as CLIP has it; mlp is open_clip's: a GELU half way."""
+def projection(kind: ProjectionConfig | None, width: int, shared: int) -> nn.Module:
+    """From a tower's width to the shared one.
+
+    linear: without bias, as CLIP has it; affine: with one; mlp: open_clip's, a GELU half way.
+    """
     if kind is None:
         return nn.Identity()
-    if kind == "linear":
-        linear = nn.Linear(width, shared, bias=False)
-        nn.init.normal_(linear.weight, std=width**-0.5)  # openai/CLIP, clip/model.py
-        return linear
-    middle = (width + shared) // 2
-    return nn.Sequential(nn.Linear(width, middle, bias=False), nn.GELU(), nn.Linear(middle, shared, bias=False))
+    if isinstance(kind, KernelConfig):
+        return kind.build(width, shared)
+    if kind == "mlp":
+        middle = (width + shared) // 2
+        return nn.Sequential(nn.Linear(width, middle, bias=False), nn.GELU(), nn.Linear(middle, shared, bias=False))
+    linear = nn.Linear(width, shared, bias=kind == "affine")
+    nn.init.normal_(linear.weight, std=width**-0.5)  # openai/CLIP, clip/model.py
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+    return linear

@@ -21,7 +21,7 @@ from polymodal.encoders import (
 )
 from polymodal.errors import ConfigError, did_you_mean
 from polymodal.layers.skeleton import skeleton
-from polymodal.models.clip import ClipConfig, projection
+from polymodal.models.clip import ClipConfig, ProjectionConfig, projection
 
 T = TypeVar("T")
 
@@ -224,7 +224,7 @@ def parameter_count(tower: ImageEncoderConfig | TextEncoderConfig) -> int:
     return sum(parameter.numel() for parameter in skeleton(tower.build).parameters())
 
 
-def projection_count(kind: Literal["linear", "mlp"] | None, width: int, found: ClipConfig) -> int:
+def projection_count(kind: ProjectionConfig | None, width: int, found: ClipConfig) -> int:
     if found.width is None:
         return 0
     built = skeleton(lambda: projection(kind, width, found.shared_width))

@@ -18,6 +18,7 @@ from polymodal.models.published import Pretrained
 from polymodal.objectives import Objective
 from polymodal.preprocess import ImagePreprocess, Preprocess, TextPreprocess
 from polymodal.text import Tokenizer, train_tokenizer
+from polymodal.train.closed_form import with_projections
 from polymodal.train.optimizer import freeze
 from polymodal.train.recipe import LearnedTokenizer, NewModel, Recipe, TrainerConfig
 
@@ -28,11 +29,14 @@ class Built(NamedTuple):
     preprocess: Preprocess
 
 
-def build(recipe: Recipe, captions: Callable[[], Iterator[str]], tokenizer: Tokenizer | None = None) -> Built:
+def build(
+    recipe: Recipe, captions: Callable[[], Iterator[str]], pictures: int, tokenizer: Tokenizer | None = None
+) -> Built:
     """What `recipe` names, with the seed's random weights where it names no trained ones.
 
     Args:
         captions: of the training rows; asked for when the tokenizer is to be learned.
+        pictures: how many different ones the training rows show.
         tokenizer: one that was learned for this run before.
 
     Raises:
@@ -40,7 +44,7 @@ def build(recipe: Recipe, captions: Callable[[], Iterator[str]], tokenizer: Toke
         ArtifactError: a source of weights or of a tokenizer cannot be read.
     """
     if isinstance(recipe.model, NewModel):
-        return _new(recipe, recipe.model, captions, tokenizer)
+        return _new(recipe, recipe.model, captions, pictures, tokenizer)
     found = load_pretrained(recipe.model.source)
     if not isinstance(found.model, Clip):
         kind = type(found.model).__name__
@@ -63,8 +67,14 @@ def load_pretrained(source: str) -> Pretrained:
     return published.load(source)
 
 
-def _new(recipe: Recipe, model: NewModel, captions: Callable[[], Iterator[str]], tokenizer: Tokenizer | None) -> Built:
-    image = _tower(model.init.image, "image")
+def _new(
+    recipe: Recipe,
+    model: NewModel,
+    captions: Callable[[], Iterator[str]],
+    pictures: int,
+    tokenizer: Tokenizer | None,
+) -> Built:
+    image = _tower(model.init.image, "image", levels=model.init.image_levels)
     text = _tower(model.init.text, "text")
     own = _tokenizer(recipe, text.tokenizer if text else None, captions, tokenizer)
     sizes = model.sizes().to_dict()
@@ -75,6 +85,8 @@ def _new(recipe: Recipe, model: NewModel, captions: Callable[[], Iterator[str]],
     elif isinstance(recipe.tokenizer, LearnedTokenizer):
         sizes["text"]["vocab_size"] = own.vocab_size  # a small corpus gives fewer than were asked for
     config = ClipConfig.parse(sizes, "model")
+    if model.init.closed_form is not None:
+        config = with_projections(config, model.init.closed_form, pictures)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.trainer.seed)
         built = config.build()
@@ -84,11 +96,11 @@ def _new(recipe: Recipe, model: NewModel, captions: Callable[[], Iterator[str]],
     return _checked(Built(built, own, recipe.preprocess or _preprocess(config, image, text)))
 
 
-def _tower(source: str | None, side: str) -> Pretrained | None:
+def _tower(source: str | None, side: str, levels: bool = False) -> Pretrained | None:
     """A single tower with what belongs to it; of a two-tower source, the asked one."""
     if source is None:
         return None
-    found = load_pretrained(source)
+    found = published.load(source, levels=True) if levels else load_pretrained(source)
     tower: Any = found.model
     if isinstance(tower, Clip):
         tower = tower.image_encoder if side == "image" else tower.text_encoder

@@ -87,7 +87,7 @@ def prepare(recipe: Recipe, say: Say, tokenizer: Tokenizer | None = None) -> Pre
     val = manifest.select(division.val) if len(division.val) else None
 
     recipe = _resolve_sizes(recipe, len(train), say)
-    built = build(recipe, lambda: training_captions(train), tokenizer)
+    built = build(recipe, lambda: training_captions(train), len(np.unique(pictures[division.train])), tokenizer)
     objectives = [objective.build() for objective in recipe.objectives]
     choose_trained(built.model, objectives, recipe.trainer)
     epoch_steps = len(train) // recipe.trainer.batch_size

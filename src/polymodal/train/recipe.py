@@ -42,11 +42,23 @@ class DataConfig(Config):
     workers: int | None = Field(None, ge=0)  # processes that decode; None: by processors and by the cache
 
 
+class ClosedForm(Config):
+    """Projections between two locked towers that are solved for before training begins; see train/closed_form.py."""
+
+    gamma: float = Field(1.0, gt=0)  # how fast likeness falls with the squared distance of two pictures
+    ridge: float = Field(0.1, gt=0)  # pull of the weights to zero
+    whiten: float = Field(0.1, gt=0)  # share of the texts' largest variance that is added to every direction's
+    class_names: str | None = None  # a file of the image classifier's class names, one a line
+    class_weight: float = Field(0.5, ge=0)  # of what the classifier says, beside what likeness says
+
+
 class TowerWeights(Config):
-    """Released weights for single towers: a folder, a name on the hub, or an artifact."""
+    """Released weights for single towers: a folder, a name on the hub, or an artifact; and how the towers meet."""
 
     image: str | None = None
+    image_levels: bool = False  # an EfficientNet-Lite also gives the means of its stages and its classifier's logits
     text: str | None = None
+    closed_form: ClosedForm | None = None
 
 
 class NewModel(ClipConfig):

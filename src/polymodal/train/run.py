@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping
@@ -34,8 +35,10 @@ from polymodal.layers.lora import merge_lora
 from polymodal.models.clip import Clip
 from polymodal.text import Tokenizer
 from polymodal.train import checkpoint
+from polymodal.train.batches import caption_key
 from polymodal.train.build import training_captions
 from polymodal.train.checkpoint import read_index
+from polymodal.train.closed_form import class_names, solve
 from polymodal.train.console import Shown, bar, say, warn
 from polymodal.train.data import EachCaption, EachPicture
 from polymodal.train.ema import Ema
@@ -43,9 +46,9 @@ from polymodal.train.locked import Known, work_out
 from polymodal.train.log import AtChance, Log, draw_curve
 from polymodal.train.module import ClipTraining
 from polymodal.train.prepare import Prepared, batches, known_towers, prepare, table_state
-from polymodal.train.recipe import Recipe, TrainerConfig, recipe_names
+from polymodal.train.recipe import NewModel, Recipe, TrainerConfig, recipe_names
 from polymodal.train.rows import write_left_out
-from polymodal.train.saving import Checkpoints, FolderCheckpointIO, Interrupted, LastStep
+from polymodal.train.saving import Checkpoints, FolderCheckpointIO, Interrupted, LastStep, signals_restored
 
 RECIPE, STATE, LEFT_OUT, LOG, CURVE = "recipe.yaml", "table.json", "left-out.csv", "log.jsonl", "curve.png"
 
@@ -224,8 +227,10 @@ def _train(prepared: Prepared, folder: Path, start: Path | None) -> Run:
         module.known_images = _work_out_images(prepared)
     if known_text:
         module.known_texts = _work_out_texts(prepared)
+    if start is None:
+        _meet(prepared, module.known_images, module.known_texts)
     data = batches(prepared, say, look_at_pictures=not known_image)
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    with _quiet(), signals_restored(), torch.random.fork_rng(devices=[]):
         trainer = _trainer(prepared, folder)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=start)
@@ -327,6 +332,32 @@ def _work_out_texts(prepared: Prepared) -> Known:
             yield batch.captions, model.text_encoder(batch.text).pooled
 
     return _once("reading captions with the locked tower", len(captions), model, vectors())
+
+
+def _meet(prepared: Prepared, images: Known | None, texts: Known | None) -> None:
+    """Solve for the projections, where the recipe asks for it."""
+    model, recipe = prepared.built.model, prepared.recipe.model
+    closed_form = recipe.init.closed_form if isinstance(recipe, NewModel) else None
+    if closed_form is None:
+        return
+    if images is None or texts is None:
+        raise ConfigError(
+            "model.init.closed_form needs towers that are locked and always see the same: set "
+            "trainer.freeze=[image_encoder, text_encoder], trainer.cache_locked=true and no data.augment"
+        )
+    say("solving for the projections between the locked towers")
+    pictures, places = np.unique(prepared.numbers[0], return_inverse=True)
+    keys = {
+        (int(place), caption_key(caption))
+        for row, place in enumerate(places)
+        for caption in prepared.train.captions(row)
+    }
+    owners, captions = torch.tensor(sorted(keys)).T
+    classes = None
+    if closed_form.class_names is not None:
+        names = class_names(closed_form.class_names, getattr(model.config.image, "classes", 0))
+        classes = model.text_encoder(prepared.built.tokenizer(names, prepared.built.preprocess.text)).pooled
+    solve(model, images(torch.from_numpy(pictures)), texts(captions), owners, closed_form, classes)
 
 
 def _once(label: str, total: int, model: Clip, vectors: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Known:

