@@ -122,6 +122,8 @@ def test_windows_separators_are_understood(tmp_path: Path) -> None:
     [
         (b"", r"x\.png: is empty \(0 bytes\)"),
         (b"<!DOCTYPE html><html>404", r"x\.png: is not a picture \(it looks like a web page\)"),
+        (b"RIFF\xe0\x06\x00\x00WEBPVP8 \xd4\x06", r"x\.png: is cut off; fetch it again"),
+        (b"\x89PNG\r\n\x1a\n nothing", r"x\.png: is damaged or cut off \(it begins as a picture"),
         (b"\x00\x01\x02 nothing", r"x\.png: is not a picture \(it begins with b'"),
         (picture_bytes(0, "JPEG", 200, 200)[:-800], r"x\.png: is damaged or cut off \(.*truncated"),
         (picture_bytes(0, "PNG", 200, 200)[:-800], r"x\.png: is damaged or cut off"),

@@ -96,6 +96,8 @@ def open_header(content: bytes, name: str) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError(name, "bomb", f"has too many pixels ({error})", "scale it down first") from None
     except Exception:  # see `decode`
+        if is_picture(content[:16]):  # as a WebP that is cut off anywhere: its header is not read without the rest
+            raise _damaged(name, content) from None
         reason = f"is not a picture ({_looks_like(content)})"
         raise PictureError(name, "not-a-picture", reason, "leave it out, or give another column") from None
     width, height = image.size
@@ -103,6 +105,13 @@ def open_header(content: bytes, name: str) -> Image.Image:
         reason = f"has too many pixels ({width} x {height}, at most {MAX_PIXELS})"
         raise PictureError(name, "bomb", reason, "scale it down first")
     return image
+
+
+def _damaged(name: str, content: bytes) -> PictureError:
+    """What to raise for bytes that begin as a picture and cannot be opened as one."""
+    is_short = content[:4] == b"RIFF" and len(content) < int.from_bytes(content[4:8], "little") + 8
+    reason = "is cut off" if is_short else "is damaged or cut off (it begins as a picture and cannot be opened)"
+    return PictureError(name, "truncated" if is_short else "unreadable", reason, "fetch it again or leave it out")
 
 
 def _looks_like(content: bytes) -> str:
