@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from polymodal.encoders import BertConfig, EfficientNetLiteConfig, ResnetConfig, TextTransformerConfig, VitConfig
 from polymodal.encoders.efficientnet_lite import InvertedResidual, SameConv, round_channels
@@ -110,3 +111,34 @@ def test_start_values_of_positions_and_tokens() -> None:
     assert vit.class_token.std().item() == pytest.approx(1 / 16, rel=0.2)
     assert text.embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert text.positions.std().item() == pytest.approx(0.01, rel=0.05)
+
+
+def test_a_folded_efficientnet_gives_what_it_gave() -> None:
+    config = EfficientNetLiteConfig(image_size=32, width_multiplier=0.2, head_width=16, pool="levels", classes=3)
+    tower = config.build()
+    for module in tower.modules():
+        if isinstance(module, nn.BatchNorm2d):  # statistics as if it had been trained
+            module.running_mean = torch.randn_like(module.running_mean) * 0.1
+            module.running_var = torch.rand_like(module.running_var) + 0.5
+    pixels = tiny.pixels(3).float() / 128 - 1
+    folded = tower.folded()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in tower.modules())  # the original is as it was
+    with torch.no_grad():
+        torch.testing.assert_close(folded(pixels).pooled, tower.eval()(pixels).pooled, atol=1e-4, rtol=1e-4)
+
+
+def test_levels_and_logits_stand_beside_the_mean_of_the_last_grid() -> None:
+    plain = EfficientNetLiteConfig(image_size=32, width_multiplier=0.2, head_width=16)
+    wide = plain.model_copy(update={"pool": "levels", "classes": 3})
+    assert plain.parts == (16,)
+    assert wide.parts == (16, sum(channels for *_, channels in plain.stages[2:]), 3)
+    torch.manual_seed(0)
+    tower = wide.build().eval()
+    narrow = plain.build().eval()
+    narrow.load_state_dict({key: value for key, value in tower.state_dict().items() if not key.startswith("class")})
+    pixels = tiny.pixels(2).float() / 128 - 1
+    tokens = tower(pixels)
+    torch.testing.assert_close(tokens.pooled[:, :16], narrow(pixels).pooled)
+    torch.testing.assert_close(tokens.pooled[:, -3:], tower.classifier(tokens.pooled[:, :16]))
+    assert tokens.pooled.shape == (2, wide.width)

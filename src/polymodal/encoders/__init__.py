@@ -7,10 +7,11 @@ whose `width` is the width of what it pools, and `layer_groups()`, its parameter
 from typing import Annotated
 
 from pydantic import Field
+from torch import nn
 
 from polymodal.encoders.bert import BertConfig
 from polymodal.encoders.clip_resnet import ClipResnetConfig
-from polymodal.encoders.efficientnet_lite import EfficientNetLiteConfig
+from polymodal.encoders.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
 from polymodal.encoders.lstm import LstmConfig
 from polymodal.encoders.resnet import ResnetConfig
 from polymodal.encoders.text_transformer import TextTransformerConfig
@@ -20,6 +21,12 @@ ImageEncoderConfig = Annotated[
     VitConfig | ClipResnetConfig | ResnetConfig | EfficientNetLiteConfig, Field(discriminator="kind")
 ]
 TextEncoderConfig = Annotated[TextTransformerConfig | BertConfig | LstmConfig, Field(discriminator="kind")]
+
+
+def for_use(tower: nn.Module) -> nn.Module:
+    """The tower, or a faster one with the same answers that can no longer learn."""
+    return tower.folded() if isinstance(tower, EfficientNetLite) else tower
+
 
 __all__ = [
     "BertConfig",
@@ -31,4 +38,5 @@ __all__ = [
     "TextEncoderConfig",
     "TextTransformerConfig",
     "VitConfig",
+    "for_use",
 ]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from polymodal.encoders import for_use
 from polymodal.engine import pictures as pictures_
 from polymodal.engine.pictures import Picture
 from polymodal.engine.progress import progress_bar
@@ -86,6 +87,7 @@ class Engine:
         self._dtype = getattr(torch, precision)
         self._tokenizing = threading.Lock()  # padding is a state of the tokenizer
         self.model = model.eval().to(self.device, self._dtype)
+        self._image_tower = for_use(self.model.image_encoder)
 
     @cached_property
     def checksum(self) -> str:
@@ -275,7 +277,8 @@ class Engine:
     def _image_vectors(self, pixels: Tensor) -> Vectors:
         """(B, D) of uint8 pixels (B, 3, S, S)."""
         normal = self.preprocess.image.normalize(pixels.to(self.device))
-        return self._checked(self.model.embed_image(normal.to(self._dtype)))
+        pooled = self._image_tower(normal.to(self._dtype)).pooled
+        return self._checked(normalize(self.model.image_projection(pooled), dim=-1))
 
     @torch.inference_mode()
     def _text_vectors(self, texts: list[str]) -> Vectors:

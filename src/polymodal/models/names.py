@@ -6,7 +6,7 @@ arXiv:2211.01335 table 1 (Chinese-CLIP); arXiv:2111.07991 (LiT). The "tiny" ones
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from polymodal.encoders import (
     BertConfig,

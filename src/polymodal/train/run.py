@@ -30,6 +30,7 @@ from polymodal import artifact
 from polymodal.card import Card
 from polymodal.config import write_yaml
 from polymodal.data.pixel_cache import pictures_for
+from polymodal.encoders import for_use
 from polymodal.errors import ArtifactError, ConfigError, DataError, TrainError, did_you_mean
 from polymodal.layers.lora import merge_lora
 from polymodal.models.clip import Clip
@@ -306,6 +307,7 @@ def _loggers(config: TrainerConfig, folder: Path) -> list[Any]:
 def _work_out_images(prepared: Prepared) -> Known:
     model, preprocess = prepared.built.model, prepared.built.preprocess.image
     device = next(model.parameters()).device
+    tower = for_use(model.image_encoder)
 
     def vectors() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         seen: set[int] = set()
@@ -317,7 +319,7 @@ def _work_out_images(prepared: Prepared) -> Known:
             pictures = pictures_for(manifest, preprocess, None, cache="never")
             each = EachPicture(pictures, list(first.values()), list(first))
             for batch in DataLoader(each, batch_size=64, collate_fn=lambda batch: batch):
-                yield batch.pictures, model.image_encoder(preprocess.normalize(batch.pixels.to(device))).pooled
+                yield batch.pictures, tower(preprocess.normalize(batch.pixels.to(device))).pooled
 
     return _once("looking at pictures with the locked tower", len(set().union(*prepared.numbers)), model, vectors())
 
