@@ -42,7 +42,7 @@ def tower(rows: int | None = None) -> Bert:
     return encoder
 
 
-def teach(encoder: Bert | None = None, **changes: Any) -> Taught:
+def teach(encoder: Bert | None = None, /, **changes: Any) -> Taught:
     settings: dict[str, Any] = {"pairs": PAIRS, "epochs": 15, "batch_size": 8, "progress": False} | changes
     return teach_language(encoder or tower(), tokenizer(), PREPROCESS, **settings)
 
@@ -54,7 +54,8 @@ def taught() -> Taught:
 
 @torch.no_grad()
 def vectors(encoder: Bert, reader: Tokenizer, texts: list[str]) -> Tensor:
-    return encoder(reader(texts, PREPROCESS)).pooled
+    pooled: Tensor = encoder(reader(texts, PREPROCESS)).pooled
+    return pooled
 
 
 def cosine(a: list[float], b: list[float]) -> float:
@@ -164,7 +165,7 @@ def test_rows_start_at_what_their_texts_mean() -> None:
 
 
 def test_it_counts_the_texts_of_which_a_part_stays_unknown() -> None:
-    result = teach(pairs=[*PAIRS, ("red dog", "赤い狗"), ("blue cat", "蓝猫です")], epochs=1)
+    result = teach(pairs=[*PAIRS, ("red dog", "い狗い"), ("blue cat", "蓝猫です")], epochs=1)
     assert result.unread == 2
 
 
@@ -186,7 +187,7 @@ def test_texts_that_teach_nothing_are_named(changes: dict[str, Any], message: st
 @pytest.mark.parametrize("name", ["epochs", "batch_size", "lr"])
 def test_numbers_must_be_positive(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be more than 0, got 0"):
-        teach(**{name: 0})
+        teach(None, **{name: 0})
 
 
 def test_the_tokenizer_must_be_a_wordpiece_and_the_encoders_own() -> None:

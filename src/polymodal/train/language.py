@@ -99,8 +99,8 @@ def teach_language(
 
     tower.embedding = nn.Embedding.from_pretrained(torch.cat([old, grown.new.detach()]))
     tower.config = encoder.config.model_copy(update={"vocab_size": len(tower.embedding.weight)})
-    unknown: int = extended.backend.token_to_id(extended.backend.model.unk_token)
-    unread = int(text.ids.eq(unknown).any(1).sum())
+    unknown = extended.backend.token_to_id(extended.backend.model.unk_token)
+    unread = 0 if unknown is None else int(text.ids.eq(unknown).any(1).sum())
     return Taught(tower.requires_grad_(True), extended, len(grown.new), unread, before, after)
 
 
