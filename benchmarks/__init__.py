@@ -1,0 +1,1 @@
+"""What is fast and by how much, each against a peer or a limit, in one run."""
