@@ -47,6 +47,13 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_second_one_of_the_same_name_takes_its_place_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save(state(step), tmp_path / "step-1")
+    assert load(tmp_path / "step-1")["step"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+
+
 def test_there_is_no_pickle_in_it(tmp_path: Path) -> None:
     save(state(), tmp_path / "step-1")
     assert sorted(file.name for file in (tmp_path / "step-1").iterdir()) == [

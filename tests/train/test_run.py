@@ -3,6 +3,7 @@
 import csv
 import errno
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,16 @@ def test_the_recipe_of_a_run_runs_again_to_the_same_numbers(whole: Path, tmp_pat
     again = fit(whole / "recipe.yaml", out=tmp_path / "again").folder
     assert Recipe.read(again / "recipe.yaml") == Recipe.read(whole / "recipe.yaml")
     assert numbers(again) == numbers(whole)
+
+
+def test_a_run_leaves_the_process_as_it_was(pairs: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.randn(3)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    torch.manual_seed(3)
+    fit(toy.recipe(pairs, steps=1), out=tmp_path / "run")
+    assert torch.equal(torch.randn(3), expected)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -214,6 +225,31 @@ def test_lora_leaves_a_plain_artifact_whose_other_weights_are_untouched(pairs: P
     }
 
 
+def test_it_goes_on_from_an_artifact_with_its_tokenizer_and_preprocessing(
+    whole: Path, pairs: Path, tmp_path: Path
+) -> None:
+    recipe = toy.recipe(pairs, steps=1, lr=1e-9, ema=None)
+    recipe |= {"model": {"kind": "pretrained", "source": str(whole)}, "tokenizer": {"kind": "pretrained"}}
+    tuned = artifact.load(fit(recipe, out=tmp_path / "run").folder / "artifact")
+    before = artifact.load(whole / "artifact")
+    assert (tuned.config, tuned.preprocess) == (before.config, before.preprocess)
+    for name, value in before.model.state_dict().items():
+        torch.testing.assert_close(tuned.model.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
+    recipe["tokenizer"] = {"kind": "learned", "vocab_size": 512}
+    with pytest.raises(ConfigError, match=r"tokenizer: a learned one gives its ids to other words.*kind=pretrained"):
+        run.plan(recipe)
+
+
+def test_single_towers_start_from_trained_weights(whole: Path, pairs: Path) -> None:
+    recipe = toy.recipe(pairs)
+    recipe["model"]["init"] = {"image": str(whole)}
+    built = run.plan(recipe).built.model
+    given = artifact.load(whole / "artifact").model
+    for name, value in given.image_encoder.state_dict().items():
+        assert torch.equal(built.image_encoder.state_dict()[name], value), name
+    assert not torch.equal(built.image_projection.weight, given.image_projection.weight)  # type: ignore[arg-type]
+
+
 def test_steps_end_a_run_within_an_epoch_and_it_is_validated(pairs: Path, tmp_path: Path) -> None:
     done = fit(toy.recipe(pairs, steps=5, val_every=3), out=tmp_path / "run")
     assert done.steps == 5
@@ -232,6 +268,14 @@ def test_early_stopping_counts_validations_without_a_better_value(
     assert done.steps == 4 * 4
     assert checkpoint.read_index(done.folder / "checkpoints").best_value == 4.0
     assert done.metrics["step"] == 8
+
+
+def test_the_scale_is_held_at_its_ceiling(pairs: Path, tmp_path: Path) -> None:
+    recipe = toy.recipe(pairs, steps=3)
+    recipe["model"] |= {"temperature": 0.05, "max_scale": 10}
+    scales = [line["scale"] for line in numbers(fit(recipe, out=tmp_path / "run").folder) if "scale" in line]
+    assert scales[0] == pytest.approx(20)
+    assert max(scales[1:]) <= 10.0001
 
 
 def test_objectives_add_up_with_their_weights(pairs: Path, tmp_path: Path) -> None:

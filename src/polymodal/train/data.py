@@ -155,7 +155,6 @@ class PairData(LightningDataModule):
             num_workers=self.workers,
             worker_init_fn=_quiet_worker,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # its own: the loader must not draw from the one that dropout uses
         )
 
 

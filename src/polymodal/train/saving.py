@@ -3,6 +3,8 @@
 import shutil
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,6 +14,22 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import CheckpointIO
 
 from polymodal.train.checkpoint import Index, load, read_index, record, save
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def signals_restored() -> Iterator[None]:
+    """Afterwards the handlers of `STOPPING` are what they were, whatever this module and Lightning have set."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [signal.getsignal(number) for number in STOPPING]
+    try:
+        yield
+    finally:
+        for number, handler in zip(STOPPING, before, strict=True):
+            signal.signal(number, handler)
 
 
 class FolderCheckpointIO(CheckpointIO):
@@ -43,12 +61,11 @@ class Checkpoints(Checkpoint):
         self.every = every
         self.keep = keep
         self.asked_to_stop = False
-        self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._stop)
+            for number in STOPPING:
+                signal.signal(number, self._stop)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.asked_to_stop:
@@ -82,11 +99,6 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero:
             record(self.folder, name, keep=self.keep, value=value, best=best)
         trainer.strategy.barrier()
-
-    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
 
 
 class LastStep(Callback):
