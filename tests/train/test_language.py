@@ -221,6 +221,7 @@ def test_minilm_learns_chinese_names_of_emoji() -> None:
         minilm.preprocess.text,
         [(row["name"], row["name_zh"]) for row in rows],
         [(row["name"], keyword) for row in rows for keyword in row["keywords_zh"]],
+        batch_size=16,
         progress=False,
     )
     assert result.before.top1 < 0.2
