@@ -17,13 +17,13 @@ class Known:
             numbers: (N,) int64, in any order.
             pooled: (N, width).
         """
-        self.numbers, order = numbers.sort()
-        self.pooled = pooled[order]
+        self.numbers, order = numbers.cpu().sort()
+        self.pooled = pooled.cpu()[order]
 
     def __call__(self, numbers: Tensor) -> Tensor:
         """(B, width) of (B,)."""
-        found: Tensor = self.pooled[torch.searchsorted(self.numbers, numbers)]
-        return found
+        found = self.pooled[torch.searchsorted(self.numbers, numbers.cpu().contiguous())]
+        return found.to(numbers.device)
 
 
 def is_locked(tower: nn.Module) -> bool:
@@ -37,9 +37,11 @@ def fits(count: int, width: int) -> bool:
 
 @torch.no_grad()
 def work_out(batches: Iterable[tuple[Tensor, Tensor]], tick: Callable[[int], None]) -> Known:
-    """Args:
-    batches: numbers (b,) and pooled vectors (b, width).
-    tick: told how many were added.
+    """The vectors of all batches.
+
+    Args:
+        batches: numbers (b,) and pooled vectors (b, width).
+        tick: told how many were added.
     """
     numbers, pooled = [], []
     for number, vectors in batches:

@@ -20,34 +20,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping
-from torch.utils.data import DataLoader
 
 from polymodal import artifact
 from polymodal.card import Card
 from polymodal.config import write_yaml
-from polymodal.data.pixel_cache import pictures_for
-from polymodal.encoders import for_use
 from polymodal.errors import ArtifactError, ConfigError, DataError, TrainError, did_you_mean
 from polymodal.layers.lora import merge_lora
-from polymodal.models.clip import Clip
 from polymodal.text import Tokenizer
 from polymodal.train import checkpoint
-from polymodal.train.batches import caption_key
-from polymodal.train.build import training_captions
 from polymodal.train.checkpoint import read_index
-from polymodal.train.closed_form import class_names, solve
-from polymodal.train.console import Shown, bar, say, warn
-from polymodal.train.data import EachCaption, EachPicture
+from polymodal.train.console import Shown, say, warn
 from polymodal.train.ema import Ema
-from polymodal.train.locked import Known, work_out
 from polymodal.train.log import AtChance, Log, draw_curve
 from polymodal.train.module import ClipTraining
+from polymodal.train.once import meet, vectors_of_captions, vectors_of_pictures
 from polymodal.train.prepare import Prepared, batches, known_towers, prepare, table_state
-from polymodal.train.recipe import NewModel, Recipe, TrainerConfig, recipe_names
+from polymodal.train.recipe import Recipe, TrainerConfig, recipe_names
 from polymodal.train.rows import write_left_out
 from polymodal.train.saving import Checkpoints, FolderCheckpointIO, Interrupted, LastStep, signals_restored
 
@@ -225,11 +216,11 @@ def _train(prepared: Prepared, folder: Path, start: Path | None) -> Run:
     )
     known_image, known_text = known_towers(prepared)
     if known_image:
-        module.known_images = _work_out_images(prepared)
+        module.known_images = vectors_of_pictures(prepared)
     if known_text:
-        module.known_texts = _work_out_texts(prepared)
+        module.known_texts = vectors_of_captions(prepared)
     if start is None:
-        _meet(prepared, module.known_images, module.known_texts)
+        meet(prepared, module.known_images, module.known_texts)
     data = batches(prepared, say, look_at_pictures=not known_image)
     with _quiet(), signals_restored(), torch.random.fork_rng(devices=[]):
         trainer = _trainer(prepared, folder)
@@ -302,72 +293,6 @@ def _loggers(config: TrainerConfig, folder: Path) -> list[Any]:
                 f'trainer.report_to: {name} is not installed; `pip install "polymodal[{name}]"` brings it'
             ) from None
     return made
-
-
-def _work_out_images(prepared: Prepared) -> Known:
-    model, preprocess = prepared.built.model, prepared.built.preprocess.image
-    device = next(model.parameters()).device
-    tower = for_use(model.image_encoder)
-
-    def vectors() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        seen: set[int] = set()
-        for manifest, numbers in zip((prepared.train, prepared.val), prepared.numbers, strict=True):
-            first = {int(number): row for row, number in reversed(list(enumerate(numbers))) if int(number) not in seen}
-            if manifest is None or not first:
-                continue
-            seen.update(first)
-            pictures = pictures_for(manifest, preprocess, None, cache="never")
-            each = EachPicture(pictures, list(first.values()), list(first))
-            for batch in DataLoader(each, batch_size=64, collate_fn=lambda batch: batch):
-                yield batch.pictures, tower(preprocess.normalize(batch.pixels.to(device))).pooled
-
-    return _once("looking at pictures with the locked tower", len(set().union(*prepared.numbers)), model, vectors())
-
-
-def _work_out_texts(prepared: Prepared) -> Known:
-    model, preprocess = prepared.built.model, prepared.built.preprocess.text
-    captions = sorted({text for part in (prepared.train, prepared.val) if part for text in training_captions(part)})
-    each = EachCaption(captions, prepared.built.tokenizer, preprocess)
-
-    def vectors() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for batch in DataLoader(each, batch_size=256, collate_fn=lambda batch: batch):
-            yield batch.captions, model.text_encoder(batch.text).pooled
-
-    return _once("reading captions with the locked tower", len(captions), model, vectors())
-
-
-def _meet(prepared: Prepared, images: Known | None, texts: Known | None) -> None:
-    """Solve for the projections, where the recipe asks for it."""
-    model, recipe = prepared.built.model, prepared.recipe.model
-    closed_form = recipe.init.closed_form if isinstance(recipe, NewModel) else None
-    if closed_form is None:
-        return
-    if images is None or texts is None:
-        raise ConfigError(
-            "model.init.closed_form needs towers that are locked and always see the same: set "
-            "trainer.freeze=[image_encoder, text_encoder], trainer.cache_locked=true and no data.augment"
-        )
-    say("solving for the projections between the locked towers")
-    pictures, places = np.unique(prepared.numbers[0], return_inverse=True)
-    keys = {
-        (int(place), caption_key(caption))
-        for row, place in enumerate(places)
-        for caption in prepared.train.captions(row)
-    }
-    owners, captions = torch.tensor(sorted(keys)).T
-    classes = None
-    if closed_form.class_names is not None:
-        names = class_names(closed_form.class_names, getattr(model.config.image, "classes", 0))
-        classes = model.text_encoder(prepared.built.tokenizer(names, prepared.built.preprocess.text)).pooled
-    solve(model, images(torch.from_numpy(pictures)), texts(captions), owners, closed_form, classes)
-
-
-def _once(label: str, total: int, model: Clip, vectors: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Known:
-    model.eval()
-    say(f"{label}: once, {total:,} in all")
-    with bar() as progress:
-        task = progress.add_task(label, total=total)
-        return work_out(vectors, lambda count: progress.advance(task, count))
 
 
 def _finish(prepared: Prepared, folder: Path) -> Run:
