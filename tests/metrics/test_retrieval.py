@@ -17,6 +17,7 @@ from polymodal.metrics.retrieval import (
     mean_reciprocal_rank,
     median_rank,
     ndcg_at,
+    pairs_report,
     places,
     places_among,
     ranks,
@@ -260,3 +261,13 @@ def test_no_queries_are_refused() -> None:
 def test_its_error_names_both_shapes() -> None:
     with pytest.raises(ShapeError, match=r"got \(2, 3\) and \(3,\)"):
         ranks(torch.zeros(2, 3), torch.arange(3))
+
+
+def test_a_text_of_several_images_finds_the_best_of_them_and_is_no_rival_of_its_own() -> None:
+    image = torch.eye(3)
+    text = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # the first belongs to two images
+    report = pairs_report(image, text, torch.tensor([[0, 1], [1, 2], [0, 0]]), k=(1,))
+    assert report["image_to_text"]["R@1"] == 1.0
+    assert report["text_to_image"]["R@1"] == 1.0  # its two images tie, and either is right
+    report = pairs_report(image, text[[0, 0, 1]], torch.tensor([[0, 1], [2, 2], [1, 0]]), k=(1,))
+    assert report["image_to_text"]["R@1"] == pytest.approx(1 / 3)  # the same text twice: each is the other's rival

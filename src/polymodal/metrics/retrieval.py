@@ -213,8 +213,21 @@ def retrieval_report(
         DataError: a vector is not finite, or an image has no text.
     """
     owner = torch.as_tensor(text_to_image).long()
-    by_text = torch.stack([torch.arange(len(owner)), owner], 1)
-    by_image = by_text[owner.argsort(stable=True)].flip(1)
+    return pairs_report(image_vectors, text_vectors, torch.stack([torch.arange(len(owner)), owner], 1), k)
+
+
+def pairs_report(
+    image_vectors: Array, text_vectors: Array, pairs: Tensor, k: Sequence[int] = (1, 5, 10)
+) -> dict[str, dict[str, float]]:
+    """`retrieval_report` where a text, too, may belong to several images.
+
+    Args:
+        image_vectors: (I, D), unit length.
+        text_vectors: (T, D), unit length; a text that occurs twice would be its own rival, so each stands here once.
+        pairs: (P, 2) int64, a text and an image that belong together; each text and each image is in one at least.
+    """
+    by_text = pairs[pairs[:, 0].argsort(stable=True)]
+    by_image = pairs[pairs[:, 1].argsort(stable=True)].flip(1)
     return {
         "image_to_text": summary(by_image[:, 0], places(image_vectors, text_vectors, by_image), k),
         "text_to_image": summary(by_text[:, 0], places(text_vectors, image_vectors, by_text), k),

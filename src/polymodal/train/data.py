@@ -93,18 +93,18 @@ class Validation:
         self.manifest = manifest
         self.rows: list[int] = []  # the first row of each picture
         self.numbers: list[int] = []  # of each picture
-        self.captions: list[str] = []
-        owners: list[int] = []
+        captions: dict[str, int] = {}  # each once: a caption that stands twice would be its own rival
+        pairs: set[tuple[int, int]] = set()
         place_of: dict[int, int] = {}
         for row, number in enumerate(numbers.tolist()):
             place = place_of.setdefault(number, len(place_of))
             if place == len(self.rows):
                 self.rows.append(row)
                 self.numbers.append(number)
-            captions = manifest.captions(row)
-            self.captions += captions
-            owners += [place] * len(captions)
-        self.owners = torch.tensor(owners)  # (captions,) place of the picture
+            for caption in manifest.captions(row):
+                pairs.add((captions.setdefault(caption, len(captions)), place))
+        self.captions = list(captions)
+        self.pairs = torch.tensor(sorted(pairs))  # (P, 2) places of a caption and a picture that belong together
 
 
 class PairData(LightningDataModule):
@@ -114,7 +114,7 @@ class PairData(LightningDataModule):
         self,
         train: TrainRows,
         val: tuple[EachPicture, EachCaption] | None,
-        owners: Tensor | None,
+        belong: Tensor | None,
         *,
         batch_size: int,
         period: int,
@@ -122,7 +122,7 @@ class PairData(LightningDataModule):
         workers: int,
     ) -> None:
         super().__init__()
-        self.train_rows, self.val_sets, self.owners = train, val, owners
+        self.train_rows, self.val_sets, self.belong = train, val, belong
         self.batch_size, self.period, self.seed, self.workers = batch_size, period, seed, workers
 
     def train_dataloader(self) -> DataLoader[PairBatch]:

@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
 
 from polymodal.errors import TrainError
-from polymodal.metrics.retrieval import retrieval_report
+from polymodal.metrics.retrieval import pairs_report
 from polymodal.models.clip import Clip
 from polymodal.objectives import Objective, Pairs, Step, belongs
 from polymodal.preprocess import ImagePreprocess
@@ -162,22 +162,22 @@ class ClipTraining(LightningModule):
         image, text = (_in_order(*kind) for kind in zip(self._vectors, self._places, strict=True))
         for kind in (*self._vectors, *self._places):
             kind.clear()
-        owners: Tensor = self.trainer.datamodule.owners  # type: ignore[attr-defined]
-        self.report = retrieval_report(image, text, owners)
+        pairs: Tensor = self.trainer.datamodule.belong  # type: ignore[attr-defined]
+        self.report = pairs_report(image, text, pairs)
         recalls = {
             name: (self.report["image_to_text"][name] + self.report["text_to_image"][name]) / 2
             for name in ("R@1", "R@5", "R@10")
         }
-        self.measured = {"loss": self._validation_loss(image, text, owners), **recalls}
+        self.measured = {"loss": self._validation_loss(image, text, pairs), **recalls}
         self.log_dict(self.measured, logger=False)  # for early stopping; the log has its own way
 
-    def _validation_loss(self, image: Tensor, text: Tensor, owners: Tensor) -> float:
+    def _validation_loss(self, image: Tensor, text: Tensor, belong: Tensor) -> float:
         """Of each picture with its first caption, as many at a time as in training."""
-        first = torch.full((len(image),), len(owners)).scatter_reduce(0, owners, torch.arange(len(owners)), "amin")
+        first = torch.full((len(image),), len(text)).scatter_reduce(0, belong[:, 1], belong[:, 0], "amin")
         scale, bias = self.model.log_scale.exp().cpu(), None if self.model.bias is None else self.model.bias.cpu()
         total = 0.0
         for rows in torch.arange(len(image)).split(self.config.batch_size):
-            pairs = Pairs(image[rows], text[first[rows]], scale, bias)
+            pairs = Pairs(image[rows], text[first[rows]], scale, bias, belongs(rows, first[rows]))
             step = Step(self.model, NO_BATCH, partial(_given, pairs))
             total += len(rows) * self._loss(step)[0].item()
         return total / len(image)

@@ -177,7 +177,7 @@ def batches(prepared: Prepared, say: Say, *, look_at_pictures: bool) -> PairData
         trainer.seed,
         pictures(prepared.train, augment, say),
     )
-    val = owners = None
+    val = belong = None
     if prepared.val is not None:
         validation = Validation(prepared.val, val_numbers)
         shown = pictures(prepared.val, None, lambda line: None)
@@ -185,11 +185,11 @@ def batches(prepared: Prepared, say: Say, *, look_at_pictures: bool) -> PairData
             EachPicture(shown, validation.rows, validation.numbers),
             EachCaption(validation.captions, tokenizer, preprocess.text),
         )
-        owners = validation.owners
+        belong = validation.pairs
     return PairData(
         TrainRows(train, train_numbers),
         val,
-        owners,
+        belong,
         batch_size=trainer.batch_size,
         period=prepared.period,
         seed=trainer.seed,
