@@ -118,8 +118,8 @@ def test_a_folded_efficientnet_gives_what_it_gave() -> None:
     tower = config.build()
     for module in tower.modules():
         if isinstance(module, nn.BatchNorm2d):  # statistics as if it had been trained
-            module.running_mean = torch.randn_like(module.running_mean) * 0.1
-            module.running_var = torch.rand_like(module.running_var) + 0.5
+            module.running_mean = torch.randn(module.num_features) * 0.1
+            module.running_var = torch.rand(module.num_features) + 0.5
     pixels = tiny.pixels(3).float() / 128 - 1
     folded = tower.folded()
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
@@ -140,5 +140,6 @@ def test_levels_and_logits_stand_beside_the_mean_of_the_last_grid() -> None:
     pixels = tiny.pixels(2).float() / 128 - 1
     tokens = tower(pixels)
     torch.testing.assert_close(tokens.pooled[:, :16], narrow(pixels).pooled)
+    assert tower.classifier is not None
     torch.testing.assert_close(tokens.pooled[:, -3:], tower.classifier(tokens.pooled[:, :16]))
     assert tokens.pooled.shape == (2, wide.width)

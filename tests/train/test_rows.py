@@ -10,7 +10,8 @@ import pytest
 from polymodal.data.manifest import Manifest
 from polymodal.errors import DataError
 from polymodal.train.recipe import DataConfig
-from polymodal.train.rows import Division, divide, picture_numbers
+from polymodal.train.rows import Division, divide, picture_numbers, usable
+from tests.train.toy import table
 
 
 def manifest(folder: Path, rows: list[dict[str, Any]], **options: Any) -> Manifest:
@@ -85,3 +86,20 @@ def test_pictures_are_numbered_by_first_appearance(tmp_path: Path) -> None:
     names = ["b.png", "a.png", "b.png", "c.png"]
     found = manifest(tmp_path, [{"image": name, "caption": f"a text {k}"} for k, name in enumerate(names)])
     assert picture_numbers(found).tolist() == [0, 1, 0, 2]
+
+
+def test_what_a_check_found_is_remembered_until_it_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYMODAL_CACHE", str(tmp_path / "cache"))
+    file = table(tmp_path, count=6, broken=(1, 4))
+    said: list[str] = []
+    good, faults = usable(Manifest.read(file), said.append)
+    bad = sorted({fault.row for fault in faults})
+    assert len(good) == 4
+    assert len(bad) == 2
+    manifest = Manifest.read(file)
+    pictures = [file.parent / str(manifest.image_reference(row)) for row in range(6)]
+    pictures[bad[0] - 1].write_bytes(pictures[next(row for row in range(6) if row + 1 not in bad)].read_bytes())
+    good, faults = usable(Manifest.read(file), said.append)
+    assert {fault.row for fault in faults} == {bad[1]}
+    assert len(good) == 5
+    assert len(said) == 1  # the whole table was looked at once

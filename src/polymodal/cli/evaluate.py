@@ -16,6 +16,7 @@ def run(
     table: Annotated[Path, typer.Argument(help="CSV, TSV, JSONL, Parquet, COCO JSON, a folder, or tars.")],
     split: Annotated[str | None, typer.Option(help="Only rows of this split.")] = None,
     image: Annotated[str | None, typer.Option(help="Column of pictures.")] = None,
+    images: Annotated[str | None, typer.Option(help="Folder of the pictures, if not the table's.")] = None,
     text: Annotated[str | None, typer.Option(help="Column of captions or names.")] = None,
     tasks: Annotated[
         str | None,
@@ -59,6 +60,7 @@ def run(
         artifact,
         table,
         image=image,
+        images=images,
         text=text,
         split=split,
         exclude=_exclusions(exclude or []),

@@ -154,7 +154,7 @@ class EfficientNetLite(nn.Module):
     def folded(self) -> "EfficientNetLite":
         """A copy for use, in eval mode, whose batch norms are part of the convolutions before them: half the time."""
         copy = deepcopy(self).eval()
-        pairs = [(copy, "stem", "stem_norm"), (copy, "head", "head_norm")]
+        pairs: list[tuple[nn.Module, str, str]] = [(copy, "stem", "stem_norm"), (copy, "head", "head_norm")]
         for block in copy.blocks:
             pairs += [(block, "depthwise", "norm1"), (block, "project", "norm2")]
             if hasattr(block, "expand"):

@@ -24,6 +24,7 @@ def evaluate(
     table: str | Path | Manifest,
     *,
     image: str | None = None,
+    images: str | Path | None = None,
     text: str | Sequence[str] | None = None,
     split: str | None = None,
     exclude: Mapping[str, Sequence[str]] | None = None,
@@ -45,6 +46,7 @@ def evaluate(
         table: a file or folder, whatever `Manifest.read` takes, or a manifest.
         image: the column of pictures, and
         text: the column or columns of captions or names, where they are not to be found by themselves.
+        images: the folder of the pictures, if not the table's.
         split: only rows of this split. The probe and k-NN learn from the splits train and val.
         exclude: column -> values; rows that hold one of them are left aside everywhere.
         tasks: of "retrieval", "zero-shot", "probe", "knn". None: all that the table allows; why the others were not
@@ -65,7 +67,7 @@ def evaluate(
     asked = _asked(tasks)
     _refuse_nonsense(k, candidates, lang)
     engine = artifact if isinstance(artifact, Engine) else load(artifact)
-    manifest = table if isinstance(table, Manifest) else Manifest.read(table, image=image, text=text)
+    manifest = table if isinstance(table, Manifest) else Manifest.read(table, image=image, text=text, images=images)
     work = Work(
         engine, manifest, split=split, exclude=exclude or {}, candidates=candidates, seed=seed, progress=progress
     )

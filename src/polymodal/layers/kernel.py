@@ -59,7 +59,9 @@ class KernelProjection(nn.Module):
 
     def likeness(self, places: Tensor, others: Tensor) -> Tensor:
         """(B, M), 0 to 1, of places (B, W) and (M, W) of unit length."""
-        return torch.exp(-2 * self.gamma * (1 - places @ others.T).clamp(min=0))
+        squared = 2 * (1 - places @ others.T).clamp(min=0)
+        alike: Tensor = torch.exp(-self.gamma * squared)
+        return alike
 
     def probabilities(self, x: Tensor) -> Tensor:
         """(B, classes): how much likelier than for the average picture each class is."""

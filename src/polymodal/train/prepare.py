@@ -116,7 +116,9 @@ def read_table(config: DataConfig) -> Manifest:
     """
     if config.table is None:
         raise ConfigError("data.table is missing: which table? (`--table pairs.csv`, or data.table=pairs.csv)")
-    manifest = Manifest.read(config.table, image=config.image, text=config.text, split_column=config.split)
+    manifest = Manifest.read(
+        config.table, image=config.image, text=config.text, split_column=config.split, images=config.images
+    )
     for wanted, found, option in (("pictures", manifest.image, "image"), ("texts", manifest.text, "text")):
         if not found:
             there = ", ".join(f"{column.name} ({column.modality})" for column in manifest.columns)

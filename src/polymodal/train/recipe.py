@@ -30,6 +30,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 class DataConfig(Config):
     table: str | None = None  # a file or folder; relative to where the command is run
     image: str | None = None  # column; None: found by looking at the values
+    images: str | None = None  # folder of the pictures, if not the table's
     text: str | tuple[str, ...] | None = None  # one column, or several of which each step takes one
     split: str | None = None  # column that tells train from val; None: the one with that role, if there is one
     train: tuple[str, ...] = ("train", "training")  # its values for training

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -96,28 +95,36 @@ def _numbered(column: pa.ChunkedArray) -> Places:
 def usable(manifest: Manifest, say: Callable[[str], None]) -> tuple[Manifest, list[Fault]]:
     """The rows that can be trained on, and the faults of the others.
 
-    The table is checked once; as long as it does not change, what was found is remembered in the cache folder.
+    A table is checked whole once; what was found is remembered in the cache folder, and only rows with faults are
+    looked at again, since their pictures may have been mended. One that has gone bad since names itself in training.
     """
-    faults = _remembered(manifest, say)
-    numbers = manifest.row_numbers
-    good = ~np.isin(numbers, [fault.row for fault in faults])
-    return manifest.select(good), faults
+    found = _remembered(manifest)
+    if found is None:
+        say(f"checking {len(manifest):,} rows of {manifest.source} (once; `polymodal check` shows all that it finds)")
+        found = _errors(manifest)
+    elif found:
+        bad = np.isin(manifest.row_numbers, [fault.row for fault in found])
+        mended = {fault.row for fault in found} - {fault.row for fault in _errors(manifest.select(bad))}
+        # A leak into another split is seen among all rows only, so it stays until the table changes.
+        found = [fault for fault in found if fault.row not in mended or fault.kind == "leak"]
+    with written_beside(_memory(manifest)) as fresh:
+        fresh.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+    good = ~np.isin(manifest.row_numbers, [fault.row for fault in found])
+    return manifest.select(good), found
 
 
-def _remembered(manifest: Manifest, say: Callable[[str], None]) -> list[Fault]:
-    path = Path(manifest.source)
-    changed = path.stat().st_mtime_ns if path.exists() else 0
+def _errors(manifest: Manifest) -> list[Fault]:
+    return [fault for fault in check(manifest).faults if fault.severity == "error"]
+
+
+def _memory(manifest: Manifest) -> Path:
     columns = (manifest.image, manifest.text, manifest.split_column)
-    file = (
-        cache_folder() / "checked" / f"{digest(os.path.abspath(manifest.source), changed, len(manifest), columns)}.json"
-    )
-    if file.exists():
-        return [Fault(*fault) for fault in json.loads(file.read_text(encoding="utf-8"))]
-    say(f"checking {len(manifest):,} rows of {manifest.source} (once; `polymodal check` shows all that it finds)")
-    faults = [fault for fault in check(manifest).faults if fault.severity == "error"]
-    with written_beside(file) as fresh:
-        fresh.write_text(json.dumps(faults, ensure_ascii=False), encoding="utf-8")
-    return faults
+    return cache_folder() / "checked" / f"{digest(manifest.stamp, len(manifest), columns)}.json"
+
+
+def _remembered(manifest: Manifest) -> list[Fault] | None:
+    file = _memory(manifest)
+    return [Fault(*fault) for fault in json.loads(file.read_text(encoding="utf-8"))] if file.exists() else None
 
 
 def write_left_out(file: Path, faults: Sequence[Fault]) -> None:
