@@ -169,6 +169,7 @@ def test_a_run_that_ended_can_be_made_longer(pairs: Path, tmp_path: Path) -> Non
         resume(folder, ["trainer.batch_size=4"])
     assert resume(folder, ["trainer.epochs=2"]).steps == 8
     assert [line["step"] for line in numbers(folder) if "loss" in line] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert all(line["lr"] > 0 for line in numbers(folder) if "loss" in line)  # the first schedule had come to 0
     assert Recipe.read(folder / "recipe.yaml").trainer.epochs == 2
 
 

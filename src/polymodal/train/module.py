@@ -84,6 +84,12 @@ class ClipTraining(LightningModule):
 
     def on_train_start(self) -> None:
         self.train()  # a model that was loaded is in eval mode, and Lightning leaves it there
+        # The rate of a checkpoint is that of its own schedule; a run that was made longer has another.
+        scheduler: Any = self.lr_schedulers()
+        for group, rate, factor in zip(
+            scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+        ):
+            group["lr"] = rate * factor(scheduler.last_epoch)
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
         # Dropout is drawn from (seed, step, process): a run that was stopped goes on with the very same numbers, and
