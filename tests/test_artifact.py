@@ -67,6 +67,10 @@ def test_it_can_be_trained_further(folder: Path) -> None:
     artifact.load(folder)
 
 
+def test_whoever_may_read_one_file_may_read_all(folder: Path) -> None:
+    assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
+
+
 def test_the_system_s_own_tool_reads_the_checksums(folder: Path) -> None:
     if shutil.which("sha256sum") is None:
         pytest.skip("no sha256sum on this system")

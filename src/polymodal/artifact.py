@@ -101,6 +101,8 @@ def save(
             fresh / "config.json", {"format": FORMAT, "polymodal": __version__, "model": model.config.to_dict()}
         )
         save_file(weights, fresh / "model.safetensors", metadata={"format": "pt"})
+        # safetensors lets nobody but the writer read its file.
+        (fresh / "model.safetensors").chmod((fresh / "config.json").stat().st_mode)
         _write_json(fresh / "preprocess.json", preprocess.to_dict())
         _write_json(fresh / "metrics.json", dict(metrics or {}))
         if tokenizer is not None:
