@@ -96,6 +96,11 @@ def test_likeness_is_one_to_itself_and_falls_with_distance() -> None:
     torch.testing.assert_close(layer.likeness(places, places[:1]), expected)
 
 
+def test_more_pictures_than_memory_can_compare_are_refused() -> None:
+    with pytest.raises(ConfigError, match="at most 30,000 pictures and copies, got 40,000"):
+        with_projections(ClipConfig(image=LITE, text=tiny.text_config()), ClosedForm(copies=1), 20_000)
+
+
 def test_class_names_need_a_classifier() -> None:
     plain = LITE.model_copy(update={"classes": 0})
     with pytest.raises(ConfigError, match=r"no classifier; set model\.init\.image_levels=true"):

@@ -3,6 +3,7 @@
 Shapes: B rows; W width of the input; M landmarks; D width of the output.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -55,13 +56,12 @@ class KernelProjection(nn.Module):
         seen = sum(self.seen)
         standard = (x[:, :seen] - self.mean[:seen]) / self.deviation[:seen]
         parts = [normalize(part, dim=-1) for part in standard.split(self.seen, dim=1)]
-        return torch.cat(parts, dim=1) / len(parts) ** 0.5
+        return torch.cat(parts, dim=1) / math.sqrt(len(parts))
 
     def likeness(self, places: Tensor, others: Tensor) -> Tensor:
         """(B, M), 0 to 1, of places (B, W) and (M, W) of unit length."""
         squared = 2 * (1 - places @ others.T).clamp(min=0)
-        alike: Tensor = torch.exp(-self.gamma * squared)
-        return alike
+        return torch.exp(-self.gamma * squared)
 
     def probabilities(self, x: Tensor) -> Tensor:
         """(B, classes): how much likelier than for the average picture each class is."""

@@ -19,13 +19,24 @@ from polymodal.layers.kernel import KernelProjection
 from polymodal.models.clip import Clip, ClipConfig, KernelConfig
 from polymodal.train.recipe import ClosedForm
 
+MOST_LANDMARKS = 30_000  # 3.6 GB of likenesses
+
 
 def with_projections(sizes: ClipConfig, closed_form: ClosedForm, landmarks: int) -> ClipConfig:
     """The sizes of a model whose projections `solve` can fill.
 
     Args:
-        landmarks: N.
+        landmarks: how many training pictures there are; copies of them are landmarks too.
+
+    Raises:
+        ConfigError: there are too many pictures, or the image tower has no classifier for the class names.
     """
+    landmarks *= 1 + closed_form.copies
+    if landmarks > MOST_LANDMARKS:
+        raise ConfigError(
+            f"model.init.closed_form solves for at most {MOST_LANDMARKS:,} pictures and copies, got {landmarks:,}: its "
+            "memory grows with their square; leave it out and train by gradients"
+        )
     parts = getattr(sizes.image, "parts", (sizes.image.width,))
     classes = getattr(sizes.image, "classes", 0)
     if closed_form.class_names is not None and not classes:
@@ -65,7 +76,7 @@ def solve(
     """Fill the projections of `model`.
 
     Args:
-        images: (N, W), what the image tower pools of each training picture.
+        images: (N, W), what the image tower pools of each training picture and copy.
         captions: (C, V), what the text tower pools of each training caption.
         owners: (C,) int64, the picture of each caption.
         classes: (K, V), what the text tower pools of the classifier's class names.

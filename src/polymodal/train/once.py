@@ -4,8 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from polymodal.data.augment import Augment
+from polymodal.data.dataset import PairDataset
 from polymodal.data.pixel_cache import pictures_for
 from polymodal.encoders import for_use
 from polymodal.errors import ConfigError
@@ -17,7 +20,8 @@ from polymodal.train.console import bar, say
 from polymodal.train.data import EachCaption, EachPicture
 from polymodal.train.locked import Known, work_out
 from polymodal.train.prepare import Prepared
-from polymodal.train.recipe import NewModel
+from polymodal.train.recipe import ClosedForm, NewModel
+from polymodal.train.rows import Places
 
 
 def vectors_of_pictures(prepared: Prepared) -> Known:
@@ -26,7 +30,7 @@ def vectors_of_pictures(prepared: Prepared) -> Known:
     device = next(model.parameters()).device
     tower = for_use(model.image_encoder)
 
-    def vectors() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def vectors() -> Iterator[tuple[Tensor, Tensor]]:
         seen: set[int] = set()
         for manifest, numbers in zip((prepared.train, prepared.val), prepared.numbers, strict=True):
             first = {int(number): row for row, number in reversed(list(enumerate(numbers))) if int(number) not in seen}
@@ -47,7 +51,7 @@ def vectors_of_captions(prepared: Prepared) -> Known:
     captions = sorted({text for part in (prepared.train, prepared.val) if part for text in training_captions(part)})
     each = EachCaption(captions, prepared.built.tokenizer, preprocess)
 
-    def vectors() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def vectors() -> Iterator[tuple[Tensor, Tensor]]:
         for batch in DataLoader(each, batch_size=256, collate_fn=lambda batch: batch):
             yield batch.captions, model.text_encoder(batch.text).pooled
 
@@ -69,22 +73,49 @@ def meet(prepared: Prepared, images: Known | None, texts: Known | None) -> None:
             "model.init.closed_form needs towers that are locked and always see the same: set "
             "trainer.freeze=[image_encoder, text_encoder], trainer.cache_locked=true and no data.augment"
         )
+    pictures, rows, places = np.unique(prepared.numbers[0], return_index=True, return_inverse=True)
+    seen = [images(torch.from_numpy(pictures)), *_copies(prepared, closed_form, rows)]
     say("solving for the projections between the locked towers")
-    pictures, places = np.unique(prepared.numbers[0], return_inverse=True)
     keys = {
         (int(place), caption_key(caption))
         for row, place in enumerate(places)
         for caption in prepared.train.captions(row)
     }
     owners, captions = torch.tensor(sorted(keys)).T
-    classes = None
-    if closed_form.class_names is not None:
-        names = class_names(closed_form.class_names, getattr(model.config.image, "classes", 0))
-        classes = model.text_encoder(prepared.built.tokenizer(names, prepared.built.preprocess.text)).pooled
-    solve(model, images(torch.from_numpy(pictures)), texts(captions), owners, closed_form, classes)
+    # A copy of a picture has the picture's captions.
+    owners = torch.cat([owners + copy * len(pictures) for copy in range(len(seen))])
+    vectors = texts(captions).repeat(len(seen), 1)
+    solve(model, torch.cat(seen), vectors, owners, closed_form, _classes(prepared, closed_form))
 
 
-def _once(label: str, total: int, model: Clip, vectors: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Known:
+def _copies(prepared: Prepared, closed_form: ClosedForm, rows: Places) -> Iterator[Tensor]:
+    """(N, W) of every augmented copy of the pictures that the rows (N,) show."""
+    model, preprocess, seed = prepared.built.model, prepared.built.preprocess, prepared.recipe.trainer.seed
+    tower, augment = for_use(model.image_encoder), Augment(image=closed_form.augment)
+    pairs = PairDataset(prepared.train, prepared.built.tokenizer, preprocess, augment, seed)
+
+    def vectors(copy: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for places in torch.arange(len(rows)).split(64):
+            pixels = torch.stack([pairs.pair(int(rows[place]), copy).pixels for place in places])
+            yield places, tower(preprocess.image.normalize(pixels)).pooled
+
+    for copy in range(closed_form.copies):
+        known = _once("looking at augmented copies", len(rows), model, vectors(copy))
+        yield known(torch.arange(len(rows)))
+
+
+@torch.no_grad()
+def _classes(prepared: Prepared, closed_form: ClosedForm) -> Tensor | None:
+    """(K, V) of the names of the image tower's classes."""
+    if closed_form.class_names is None:
+        return None
+    model, built = prepared.built.model, prepared.built
+    names = class_names(closed_form.class_names, getattr(model.config.image, "classes", 0))
+    vectors: Tensor = model.text_encoder(built.tokenizer(names, built.preprocess.text)).pooled
+    return vectors
+
+
+def _once(label: str, total: int, model: Clip, vectors: Iterator[tuple[Tensor, Tensor]]) -> Known:
     model.eval()
     say(f"{label}: once, {total:,} in all")
     with bar() as progress:

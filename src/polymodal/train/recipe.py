@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from polymodal.config import Config, override, read_yaml
-from polymodal.data.augment import Augment
+from polymodal.data.augment import Augment, ImageAugment
 from polymodal.errors import ConfigError, did_you_mean
 from polymodal.layers.lora import ATTENTION
 from polymodal.models import names
@@ -51,6 +51,10 @@ class ClosedForm(Config):
     whiten: float = Field(0.1, gt=0)  # share of the texts' largest variance that is added to every direction's
     class_names: str | None = None  # a file of the image classifier's class names, one a line
     class_weight: float = Field(0.5, ge=0)  # of what the classifier says, beside what likeness says
+    copies: int = Field(0, ge=0)  # of each training picture, augmented, that are landmarks beside it
+    augment: ImageAugment = ImageAugment(
+        scale=(0.9, 1.0), ratio=(0.9, 1.1), rotate=10, shift=0.08, zoom=0.15, brightness=0.2, saturation=0.5, hue=0.05
+    )
 
 
 class TowerWeights(Config):
