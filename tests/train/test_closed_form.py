@@ -9,13 +9,18 @@ from sklearn.kernel_ridge import KernelRidge
 from torch import Tensor
 from torch.nn.functional import normalize
 
+import polymodal as pm
+from polymodal import artifact
+from polymodal.data.manifest import Manifest
 from polymodal.encoders.efficientnet_lite import EfficientNetLiteConfig
 from polymodal.errors import ConfigError
 from polymodal.layers.kernel import KernelProjection
 from polymodal.models.clip import Clip, ClipConfig
+from polymodal.train import fit
 from polymodal.train.closed_form import class_names, solve, with_projections
 from polymodal.train.recipe import ClosedForm
 from tests import tiny
+from tests.train import toy
 
 CLASSES, COUNT = 5, 9
 LITE = EfficientNetLiteConfig(
@@ -115,3 +120,27 @@ def test_a_file_of_class_names_must_hold_one_a_class(tmp_path: Path) -> None:
         class_names(file, 5)
     with pytest.raises(ConfigError, match="cannot be read"):
         class_names(tmp_path / "none.txt", 5)
+
+
+def test_a_run_of_locked_towers_starts_from_the_solution_and_can_be_used(tmp_path: Path) -> None:
+    recipe = toy.recipe(toy.table(tmp_path, count=40), epochs=1, lr=1e-9, ema=None)
+    recipe["trainer"]["freeze"] = ["image_encoder", "text_encoder"]
+    recipe["model"] |= {"init": {"closed_form": {"copies": 1, "ridge": 1e-3}}}
+    done = fit(recipe, out=tmp_path / "run")
+    clip = artifact.load(done.artifact).model
+    assert isinstance(clip.image_projection, KernelProjection)
+    assert len(clip.image_projection.landmarks) == 2 * done.plan["rows"]["train"]
+    engine = pm.load(done.folder)
+    manifest = Manifest.read(tmp_path / "pairs.csv")
+    rows = range(0, 40, 3)
+    images = engine.embed(images=[manifest.root / str(manifest.image_reference(row)) for row in rows])
+    texts = engine.embed(texts=[manifest.captions(row)[0] for row in rows])
+    own = (images * texts).sum(1)
+    assert own.mean() > (images @ texts.T).mean() + 0.3  # untrained towers, yet training pictures find their captions
+
+
+def test_a_run_whose_towers_learn_cannot_be_solved_for(tmp_path: Path) -> None:
+    recipe = toy.recipe(toy.table(tmp_path, count=20))
+    recipe["model"] |= {"init": {"closed_form": {}}}
+    with pytest.raises(ConfigError, match=r"closed_form needs towers that are locked .* trainer\.freeze="):
+        fit(recipe, out=tmp_path / "run")
