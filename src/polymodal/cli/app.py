@@ -31,21 +31,22 @@ class _Verbs(TyperGroup):
         return list(VERBS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in VERBS:
-            return None
-        if ctx.resilient_parsing or "--help" in sys.argv[1:2] or len(sys.argv) == 1:
-            return TyperCommand(cmd_name, help=VERBS[cmd_name])  # enough for the list of verbs
-        run = import_module(f"polymodal.cli.{cmd_name}").run
-        verb = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-        verb.command(name=cmd_name, help=run.__doc__)(run)
-        command = typer.main.get_command(verb)
-        command.no_args_is_help = any(parameter.required for parameter in command.params)
-        return command
+        return TyperCommand(cmd_name, help=VERBS[cmd_name])  # enough for the list of verbs
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] not in VERBS and not args[0].startswith("-"):
-            ctx.fail(f'no command is named "{args[0]}"{did_you_mean(args[0], VERBS)}')
-        return super().resolve_command(ctx, args)
+        name, *rest = args
+        if name not in VERBS:
+            ctx.fail(f'no command is named "{name}"{did_you_mean(name, VERBS)}')
+        return name, _load(name), rest
+
+
+def _load(name: str) -> Any:
+    run = import_module(f"polymodal.cli.{name}").run
+    verb = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+    verb.command(name=name, help=run.__doc__)(run)
+    command = typer.main.get_command(verb)
+    command.no_args_is_help = any(parameter.required for parameter in command.params)
+    return command
 
 
 app = typer.Typer(
