@@ -44,7 +44,7 @@ def test_the_table_cuts_no_name() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in MODELS)
-    assert "151,277,313" in done.stdout
+    assert "151.3 M" in done.stdout
     assert "recipes for `polymodal fit`: clip, " in done.stdout
 
 

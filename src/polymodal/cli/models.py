@@ -56,9 +56,10 @@ def _list(json: bool) -> None:
     if json:
         print_json({"models": rows, "recipes": recipe_names()})
         return
+    columns = ("name", "image", "text", "image_size", "max_length", "width", "parameters")
     print_table(
-        ("name", "image", "text", "pixels", "tokens", "width", "parameters", "of image", "of text"),
-        [[_shown(value) for value in row.values()] for row in rows],
+        ("name", "image", "text", "pixels", "tokens", "width", "weights"),
+        [[_shown(row[column]) for column in columns] for row in rows],
     )
     print(f"recipes for `polymodal fit`: {', '.join(recipe_names())}")
 
@@ -66,7 +67,9 @@ def _list(json: bool) -> None:
 def _shown(value: str | int | None) -> str:
     if value is None:
         return ""
-    return f"{value:,}" if isinstance(value, int) else value
+    if isinstance(value, str):
+        return value
+    return f"{value / 1e6:,.1f} M" if value >= 1e6 else str(value)
 
 
 def _print_yaml(data: dict[str, Any]) -> None:
