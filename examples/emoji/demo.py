@@ -8,6 +8,7 @@ Two towers that were trained elsewhere, EfficientNet-Lite0 for pictures and Mini
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from polymodal.models import published
 from polymodal.models.published import Pretrained
 from polymodal.train.language import teach_language
 
-HERE = Path(__file__).parent
+HERE = Path(os.path.relpath(Path(__file__).parent))  # as one would type it
 TABLE = HERE / "emoji.parquet"
 CANDIDATES = 300
 EPOCHS = 5  # of teaching Chinese; 8 name 3 % more of the taught names, and take half as long again
@@ -34,7 +35,7 @@ TESTS = (
     ("unseen emoji, unseen drawing style", "test_both", "name", 0.20),
     ("seen emoji, unseen style, Chinese names", "test_style", "name_zh", 0.60),
 )
-QUESTIONS = ("a wild animal", "something to drink", "水果", "交通工具")
+QUESTIONS = ("a red fruit", "someone is sad", "动物的脸", "下雨天")
 
 console = Console()
 
@@ -66,7 +67,7 @@ def main() -> None:
             run_folder,
             TABLE,
             "--split",
-            "test_both",
+            "test_style",
             "--text",
             question,
             "-k",
@@ -86,7 +87,7 @@ def main() -> None:
 def run(*words: Any, quiet: bool = False) -> str:
     """Carry out one `polymodal` command; what it prints is shown, or given back when `quiet`."""
     command = [str(word) for word in words]
-    console.print(f"\n[bold]$ polymodal {shlex.join(command)}[/bold]", highlight=False)
+    console.print(f"\n[bold]$ polymodal {shlex.join(command)}[/bold]", highlight=False, soft_wrap=True)
     done = subprocess.run(
         [sys.executable, "-m", "polymodal", *command], stdout=subprocess.PIPE if quiet else None, text=True
     )

@@ -19,7 +19,7 @@ LEAST = {
 
 @pytest.mark.slow
 def test_the_demo(tmp_path: Path) -> None:
-    demo = [sys.executable, ROOT / "examples/emoji/demo.py", "--out", tmp_path]
+    demo = [sys.executable, str(ROOT / "examples/emoji/demo.py"), "--out", str(tmp_path)]
     ran = subprocess.run(demo, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     found = json.loads((tmp_path / "demo.json").read_text(encoding="utf-8"))["tests"]

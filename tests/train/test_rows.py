@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from polymodal.data.manifest import Manifest
-from polymodal.errors import DataError
+from polymodal.errors import ConfigError, DataError
+from polymodal.train.prepare import read_table
 from polymodal.train.recipe import DataConfig
 from polymodal.train.rows import Division, divide, picture_numbers, usable
 from tests.train.toy import table
@@ -103,3 +104,13 @@ def test_what_a_check_found_is_remembered_until_it_is_mended(tmp_path: Path, mon
     assert {fault.row for fault in faults} == {bad[1]}
     assert len(good) == 5
     assert len(said) == 1  # the whole table was looked at once
+
+
+def test_excluded_rows_take_no_part(tmp_path: Path) -> None:
+    kinds = ["flag", "food", "toy"]
+    manifest(tmp_path, captioned(12, kind=lambda n: kinds[n % 3]))
+    options = {"table": str(tmp_path / "t.csv"), "image": "image", "text": "caption"}
+    kept = read_table(DataConfig(**options, exclude={"kind": ("flag", "toy")}))
+    assert kept.row_numbers.tolist() == [2, 5, 8, 11]
+    with pytest.raises(ConfigError, match='exclude kind="flags": no row has it; did you mean "flag"'):
+        read_table(DataConfig(**options, exclude={"kind": ("flags",)}))

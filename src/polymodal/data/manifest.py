@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +18,7 @@ from polymodal.data.decode import PictureError
 from polymodal.data.faults import Faults
 from polymodal.data.ingest import Options, map_table, open_source, with_local_files
 from polymodal.data.reading import ROW
-from polymodal.errors import DataError, did_you_mean
+from polymodal.errors import ConfigError, DataError, did_you_mean
 
 SPLIT_SYNONYMS = (("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing"))
 
@@ -216,6 +216,24 @@ class Manifest:
         return self.select(
             pc.equal(self.column(self.split_column).cast(pa.string()), found).fill_null(False).to_numpy()
         )
+
+    def holds(self, exclude: Mapping[str, Sequence[str]]) -> NDArray[np.bool_]:
+        """(rows,) True where a column of `exclude` holds one of its values.
+
+        Raises:
+            ConfigError: a value is in no row.
+            DataError: there is no such column.
+        """
+        found = np.zeros(len(self), bool)
+        for name, unwanted in exclude.items():
+            column = self.column(name).cast(pa.string())
+            there = set(column.unique().to_pylist())
+            for value in unwanted:
+                if value not in there:
+                    near = did_you_mean(value, filter(None, there))
+                    raise ConfigError(f'exclude {name}="{value}": no row has it{near}')
+            found |= pc.is_in(column, pa.array(unwanted, pa.string())).to_numpy()
+        return found
 
     # -----------------------------------------------------------------------------------------------------------------
     # Cells

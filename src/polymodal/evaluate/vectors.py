@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from polymodal.data.manifest import Manifest
 from polymodal.engine import Engine
 from polymodal.engine.progress import progress_bar
-from polymodal.errors import ConfigError, DataError, did_you_mean
+from polymodal.errors import DataError
 
 Vectors = NDArray[np.float32]
 Rows = list[int]
@@ -51,12 +51,7 @@ def choose_rows(manifest: Manifest, split: str | None, exclude: Mapping[str, Seq
     chosen = np.ones(len(manifest), bool)
     if split is not None:
         chosen = np.isin(manifest.row_numbers, manifest.split(split).row_numbers)
-    for name, unwanted in exclude.items():
-        values = column(manifest, name)
-        for value in unwanted:
-            if value not in values:
-                raise ConfigError(f'exclude {name}="{value}": no row has it{did_you_mean(value, filter(None, values))}')
-        chosen &= np.array([value not in unwanted for value in values])
+    chosen &= ~manifest.holds(exclude)
     if not chosen.any():
         raise DataError(
             f"{manifest.source}: none of {len(manifest)} rows is left by split={split}, exclude={dict(exclude)}"

@@ -123,7 +123,7 @@ def read_table(config: DataConfig) -> Manifest:
         if not found:
             there = ", ".join(f"{column.name} ({column.modality})" for column in manifest.columns)
             raise DataError(f"{config.table}: no column holds {wanted}; set data.{option} (there are: {there})")
-    return manifest
+    return manifest.select(~manifest.holds(config.exclude)) if config.exclude else manifest
 
 
 def _resolve_sizes(recipe: Recipe, rows: int, say: Say) -> Recipe:

@@ -32,6 +32,7 @@ class DataConfig(Config):
     image: str | None = None  # column; None: found by looking at the values
     images: str | None = None  # folder of the pictures, if not the table's
     text: str | tuple[str, ...] | None = None  # one column, or several of which each step takes one
+    exclude: dict[str, tuple[str, ...]] = Field({})  # column -> values; rows that hold one of them are left aside
     split: str | None = None  # column that tells train from val; None: the one with that role, if there is one
     train: tuple[str, ...] = ("train", "training")  # its values for training
     val: tuple[str, ...] = ("val", "valid", "validation", "dev")  # and for validation; a run can do without
