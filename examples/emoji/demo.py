@@ -35,7 +35,7 @@ TESTS = (
     ("unseen emoji, unseen drawing style", "test_both", "name", 0.20),
     ("seen emoji, unseen style, Chinese names", "test_style", "name_zh", 0.60),
 )
-QUESTIONS = ("a red fruit", "someone is sad", "动物的脸", "下雨天")
+QUESTIONS = ("a red fruit", "someone is sad", "猫", "下雨天")
 
 console = Console()
 
