@@ -40,3 +40,12 @@ class TextPreprocess(Config):
 class Preprocess(Config):
     image: ImagePreprocess = ImagePreprocess()
     text: TextPreprocess = TextPreprocess()
+
+
+class AudioPreprocess(Config):
+    """Sound file -> mono samples at `rate` -> log-mel frames, as Whisper's."""
+
+    rate: int = Field(16000, ge=1)  # samples a second
+    seconds: float = Field(30.0, gt=0)  # longer sounds are cut
+    pad_to_max: bool = False  # Whisper's weights were trained on sounds padded to 30 s
+    mels: int = Field(80, ge=1)

@@ -1,0 +1,6 @@
+"""One file a way to join: a config, and the module that `config.build(widths)` makes for inputs of these widths.
+
+`forward(tokens, present, maps=False) -> Fused`. `tokens` and `present` have the same names in the same order. Rows that lack
+an input come with a learned token in its place (see `missing`), so that nothing is ever empty; a fusion that weighs
+its inputs leaves absent ones out by `present`.
+"""

@@ -1,0 +1,135 @@
+"""Any encoders, any fusion, any heads: ViLBERT, LXMERT, ViLT, ALBEF and the models of plain tables are configs of it.
+
+Shapes: B rows; W width of the joint state; the rest as in `types`.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from polymodal.config import Config
+from polymodal.encoders import EncoderConfig
+from polymodal.errors import ShapeError
+from polymodal.fusion import FusionConfig
+from polymodal.fusion.missing import Missing, drop_inputs
+from polymodal.models.heads import HeadsConfig
+from polymodal.types import Fused, Input, Record, Regions, Series, Text, Tokens
+
+
+class MultimodalConfig(Config):
+    kind: Literal["multimodal"] = "multimodal"
+    encoders: dict[str, EncoderConfig] = Field(min_length=1)  # by the input's name
+    fusion: FusionConfig
+    heads: HeadsConfig = HeadsConfig()
+    input_dropout: float = Field(0.0, ge=0, lt=1)  # in training, how often a row loses an input; never all of them
+
+    @model_validator(mode="after")
+    def _fits(self) -> "MultimodalConfig":
+        with torch.device("meta"):  # every fault between the parts shows here, before any memory is taken
+            self.build()
+        return self
+
+    def build(self) -> "Multimodal":
+        return Multimodal(self)
+
+
+class MultimodalOutput(NamedTuple):
+    tokens: dict[str, Tokens]  # of the encoders
+    fused: Fused
+    predictions: dict[str, Tensor]  # (B, ...) by the head's name; logits, or scaled values
+
+
+class Multimodal(nn.Module):
+    def __init__(self, config: MultimodalConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoders = nn.ModuleDict({name: encoder.build() for name, encoder in config.encoders.items()})
+        widths = {name: encoder.width for name, encoder in config.encoders.items()}
+        self.missing = Missing(widths)
+        self.fusion = config.fusion.build(widths)
+        self.heads = config.heads.build(self.fusion.width, self.fusion.widths, widths)
+
+    def forward(
+        self, inputs: Mapping[str, Input], present: Mapping[str, Tensor] | None = None, *, maps: bool = False
+    ) -> MultimodalOutput:
+        """Predictions of B rows.
+
+        Args:
+            inputs: by the encoder's name; pixels normalized.
+            present: (B,) bool by the encoder's name; None: every row has every input that is given. An input that is
+                not given at all is absent in every row.
+            maps: whether to keep what one can look at; it costs memory.
+
+        Raises:
+            ShapeError: no input is given, or one that the model does not know.
+        """
+        tokens, present = self.encode(inputs, present)
+        fused = self.fuse(tokens, present, maps=maps)
+        return MultimodalOutput(tokens, fused, self.heads(fused, tokens))
+
+    def encode(
+        self, inputs: Mapping[str, Input], present: Mapping[str, Tensor] | None = None
+    ) -> tuple[dict[str, Tokens], dict[str, Tensor]]:
+        """What each encoder says, absent inputs left out of it, and which inputs are there after dropout."""
+        unknown = inputs.keys() - self.encoders.keys()
+        if unknown or not inputs:
+            raise ShapeError(
+                f"the model reads {', '.join(self.encoders)}; got {', '.join(sorted(inputs)) or 'no input'}"
+            )
+        rows, device = _rows(next(iter(inputs.values())))
+        there = {
+            name: (present or {}).get(name, torch.full((rows,), name in inputs, device=device)) for name in self.encoders
+        }
+        if self.training and self.config.input_dropout:
+            there = drop_inputs(there, self.config.input_dropout)
+        tokens = {
+            name: self.encoders[name](blank(inputs[name], there[name])) for name in self.encoders if name in inputs
+        }
+        return tokens, there
+
+    def fuse(self, tokens: Mapping[str, Tokens], present: Mapping[str, Tensor], *, maps: bool = False) -> Fused:
+        """The joint state; a learned token stands where a row lacks an input."""
+        fused: Fused = self.fusion(self.missing(tokens, present), present, maps=maps)
+        return fused
+
+
+def blank(given: Input, present: Tensor) -> Input:
+    """`given` with the content of absent rows removed: whatever stood there, NaN included, has no effect.
+
+    An absent row keeps its first place unmasked, for a row without any place has no softmax.
+    """
+    if bool(present.all()):
+        return given
+    match given:
+        case Text(ids, mask):
+            return Text(_zeroed(ids, present), _first_only(mask, present))
+        case Series(values, mask):
+            return Series(_zeroed(values, present), _first_only(mask, present))
+        case Regions(features, boxes, mask, classes):
+            kept = None if classes is None else _zeroed(classes, present)
+            return Regions(_zeroed(features, present), _zeroed(boxes, present), _first_only(mask, present), kept)
+        case Record(numbers, missing, categories):
+            return Record(
+                _zeroed(numbers, present), missing | ~present[:, None], _zeroed(categories, present)
+            )
+        case _:
+            return _zeroed(given, present)
+
+
+def _zeroed(values: Tensor, present: Tensor) -> Tensor:
+    # masked_fill, not a product: NaN times 0 is NaN.
+    return values.masked_fill(~present.view(-1, *(1,) * (values.ndim - 1)), 0)
+
+
+def _first_only(mask: Tensor, present: Tensor) -> Tensor:
+    kept = mask & present[:, None]
+    kept[:, 0] |= ~present
+    return kept
+
+
+def _rows(given: Input) -> tuple[int, torch.device]:
+    first = given if isinstance(given, Tensor) else given[0]
+    return len(first), first.device
