@@ -1,7 +1,8 @@
 """One file a tower: a config and the module that it builds.
 
-Image: `forward(pixels float (B, 3, H, W)) -> Tokens`. Text: `forward(text: Text) -> Tokens`. Every tower has `config`,
-whose `width` is the width of what it pools, and `layer_groups()`, its parameters from input to output.
+`forward(input) -> Tokens`, where `input` is what the config's `reads` says: image: pixels float (B, 3, H, W); text:
+`Text`; record: `Record`; series and audio: `Series`; regions: `Regions`. Every tower has `config`, whose `width` is the
+width of what it pools, and `layer_groups()`, its parameters from input to output.
 """
 
 from typing import Annotated
@@ -12,15 +13,23 @@ from torch import nn
 from polymodal.encoders.bert import BertConfig
 from polymodal.encoders.clip_resnet import ClipResnetConfig
 from polymodal.encoders.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
+from polymodal.encoders.image import ImageEncoderConfig
 from polymodal.encoders.lstm import LstmConfig
 from polymodal.encoders.resnet import ResnetConfig
 from polymodal.encoders.text_transformer import TextTransformerConfig
 from polymodal.encoders.vit import VitConfig
 
-ImageEncoderConfig = Annotated[
-    VitConfig | ClipResnetConfig | ResnetConfig | EfficientNetLiteConfig, Field(discriminator="kind")
-]
 TextEncoderConfig = Annotated[TextTransformerConfig | BertConfig | LstmConfig, Field(discriminator="kind")]
+EncoderConfig = Annotated[
+    VitConfig
+    | ClipResnetConfig
+    | ResnetConfig
+    | EfficientNetLiteConfig
+    | TextTransformerConfig
+    | BertConfig
+    | LstmConfig,
+    Field(discriminator="kind"),
+]
 
 
 def for_use(tower: nn.Module) -> nn.Module:
@@ -32,6 +41,7 @@ __all__ = [
     "BertConfig",
     "ClipResnetConfig",
     "EfficientNetLiteConfig",
+    "EncoderConfig",
     "ImageEncoderConfig",
     "LstmConfig",
     "ResnetConfig",

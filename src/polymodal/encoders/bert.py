@@ -4,7 +4,7 @@ Source: Devlin et al. 2019, arXiv:1810.04805; transformers `BertModel`.
 Shapes: B texts; L tokens; D width.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -22,6 +22,7 @@ class BertConfig(Config):
     """The defaults are BERT-base, uncased."""
 
     kind: Literal["bert"] = "bert"
+    reads: ClassVar[Literal["text"]] = "text"
     vocab_size: int = Field(30522, ge=1)
     max_length: int = Field(512, ge=1)  # tokens for which there are positions
     segments: int = Field(2, ge=1)  # rows of the segment table; a single text is segment 0

@@ -5,7 +5,7 @@ OpenAI's names.
 Shapes: B pictures; L places of the last grid; C channels there, 32 x stem; D width.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -21,6 +21,7 @@ class ClipResnetConfig(Config):
     """The defaults are CLIP's RN50."""
 
     kind: Literal["clip_resnet"] = "clip_resnet"
+    reads: ClassVar[Literal["image"]] = "image"
     image_size: int = Field(224, ge=32, multiple_of=32)  # positions of the pooling are learned for it
     layers: tuple[int, int, int, int] = (3, 4, 6, 3)  # blocks of each stage
     stem: int = Field(64, ge=2, multiple_of=2)  # channels of the first stage; each further stage doubles them

@@ -8,7 +8,7 @@ Shapes: B pictures; L places of the last grid; D width.
 import math
 from copy import deepcopy
 from itertools import accumulate
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -38,6 +38,7 @@ class EfficientNetLiteConfig(Config):
     """The defaults are Lite0. Lite1 to Lite4: multipliers (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8)."""
 
     kind: Literal["efficientnet_lite"] = "efficientnet_lite"
+    reads: ClassVar[Literal["image"]] = "image"
     image_size: int = Field(224, ge=1)  # pixels of both sides in training; any other works
     width_multiplier: float = Field(1.0, gt=0)
     depth_multiplier: float = Field(1.0, gt=0)

@@ -5,7 +5,7 @@ with a one-way GRU).
 Shapes: B texts; L tokens; D width.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -18,6 +18,7 @@ from polymodal.types import Text, Tokens
 
 class LstmConfig(Config):
     kind: Literal["lstm"] = "lstm"
+    reads: ClassVar[Literal["text"]] = "text"
     vocab_size: int = Field(49408, ge=1)
     width: int = Field(512, ge=2, multiple_of=2)  # half of it for each direction
     embedding_width: int = Field(300, ge=1)

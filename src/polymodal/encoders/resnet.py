@@ -5,7 +5,7 @@ as they are, the classifier left out.
 Shapes: B pictures; L places of the last grid; D width.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +19,7 @@ class ResnetConfig(Config):
     """The defaults are ResNet-50."""
 
     kind: Literal["resnet"] = "resnet"
+    reads: ClassVar[Literal["image"]] = "image"
     image_size: int = Field(224, ge=1)  # pixels of both sides in training; any other works
     block: Literal["basic", "bottleneck"] = "bottleneck"
     layers: tuple[int, int, int, int] = (3, 4, 6, 3)  # blocks of each stage

@@ -5,7 +5,7 @@ transformers `SiglipTextModel`.
 Shapes: B texts; L tokens; D width.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -23,6 +23,7 @@ class TextTransformerConfig(Config):
     """The defaults are CLIP's ViT-B/32."""
 
     kind: Literal["text_transformer"] = "text_transformer"
+    reads: ClassVar[Literal["text"]] = "text"
     vocab_size: int = Field(49408, ge=1)
     max_length: int = Field(77, ge=1)  # tokens for which there are positions
     width: int = Field(512, ge=1, le=2**16)

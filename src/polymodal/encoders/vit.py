@@ -5,7 +5,7 @@ arXiv:2303.15343 (SigLIP); for each, transformers' reading of it.
 Shapes: B pictures; H, W their height and width; L tokens (a class token, if any, stands first); D width.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -24,6 +24,7 @@ class VitConfig(Config):
     """The defaults are CLIP's ViT-B/32."""
 
     kind: Literal["vit"] = "vit"
+    reads: ClassVar[Literal["image"]] = "image"
     image_size: int = Field(224, ge=1)  # pixels of both sides; positions are learned for it
     patch_size: int = Field(32, ge=1)
     width: int = Field(768, ge=1, le=2**16)
