@@ -80,3 +80,18 @@ def test_the_mask_of_an_empty_row_hides_nothing() -> None:
     """torch's CPU kernels give zeros for a row that sees nothing, others not-a-number: no kernel gets such a row."""
     mask = key_mask(torch.tensor([[False, False], [True, False]]))
     assert mask[:, 0, 0].tolist() == [[True, True], [True, False]]
+
+
+def test_weights_are_those_that_the_output_is_mixed_with() -> None:
+    x, mask = drawn(), torch.tensor([[True, True, True, False, False], [True, False, True, True, True]])
+    module = attention()
+    expected = theirs(module)(x, x, x, key_padding_mask=~mask, average_attn_weights=False)[1]
+    torch.testing.assert_close(module.weights(x, key_mask(mask)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_cross_weights_mix_the_values_to_the_output() -> None:
+    torch.manual_seed(3)
+    module, x, seen = CrossAttention(WIDTH, HEADS), drawn(2), drawn()
+    values = module.kv(seen).chunk(2, dim=-1)[1].unflatten(-1, (HEADS, -1)).transpose(1, 2)
+    mixed = module.out((module.weights(x, seen) @ values).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(mixed, module(x, seen), rtol=1e-5, atol=1e-6)

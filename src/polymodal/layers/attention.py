@@ -4,6 +4,7 @@ Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2: softmax(Q Kᵀ / √
 Shapes: B rows; L tokens; S tokens that are looked at; D width; H heads.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -15,6 +16,14 @@ def key_mask(mask: Tensor) -> Tensor:
     masked again where it is pooled.
     """
     return (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]
+
+
+def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(Q Kᵀ / √d), (B, H, L, S), of (B, H, L, d) and (B, H, S, d): what the fused kernel does not give back."""
+    scores: Tensor = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(-1)
 
 
 class Attention(nn.Module):
@@ -37,20 +46,30 @@ class Attention(nn.Module):
             mask: as `key_mask` gives it; None when every token is real.
             causal: a token sees itself and those before it.
         """
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, L, D / H)
+        query, key, value = self._split(x)
         mixed = scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=causal, dropout_p=self.dropout if self.training else 0.0
         )
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
+    def weights(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Who looks at whom, (B, H, L, L); each row of the last dimension sums to 1."""
+        query, key, _ = self._split(x)
+        return attention_weights(query, key, mask)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, L, D / H)
+        return query, key, value
+
 
 class CrossAttention(nn.Module):
     """Queries of one sequence look at another."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
+        self.dropout = dropout
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
@@ -61,8 +80,19 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, seen: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, L, D) of queries (B, L, D) and `seen` (B, S, D); mask as `key_mask` gives it."""
-        query = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        key, value = self.kv(seen).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        query, key, value = self._split(x, seen)
+        mixed = scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
+        )
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
+
+    def weights(self, x: Tensor, seen: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Who looks at what, (B, H, L, S); each row of the last dimension sums to 1."""
+        query, key, _ = self._split(x, seen)
+        return attention_weights(query, key, mask)
+
+    def _split(self, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, L, D / H)
+        key, value = self.kv(seen).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return query, key, value

@@ -42,6 +42,10 @@ class Block(nn.Module):
             x = x + self.dropout(self.mlp(self.norm2(x)))
         return x
 
+    def weights(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Who looks at whom in this block when `x` goes in, (B, H, L, L)."""
+        return self.attention.weights(x if self.post else self.norm1(x), mask)
+
 
 class Transformer(nn.ModuleList):
     """A stack of equal blocks.
