@@ -4,3 +4,17 @@
 an input come with a learned token in its place (see `missing`), so that nothing is ever empty; a fusion that weighs
 its inputs leaves absent ones out by `present`.
 """
+
+from typing import Annotated
+
+from pydantic import Field
+
+from polymodal.fusion.early import EarlyConfig
+from polymodal.fusion.late import LateConfig
+
+# One line a member, each a file of this folder.
+FusionConfig = Annotated[
+    LateConfig  # features or predictions averaged, or side by side
+    | EarlyConfig,  # one encoder over all tokens
+    Field(discriminator="kind"),
+]
