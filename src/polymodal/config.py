@@ -80,7 +80,7 @@ def _kind(config: type[BaseModel]) -> str | None:
 def _config_classes(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type):
         return [annotation] if issubclass(annotation, BaseModel) else []
-    if get_origin(annotation) in (Annotated, Union, UnionType, list, tuple):
+    if get_origin(annotation) in (Annotated, Union, UnionType, list, tuple, dict):
         return [found for inner in get_args(annotation) for found in _config_classes(inner)]
     return []
 

@@ -189,5 +189,5 @@ def test_an_input_that_the_model_does_not_have() -> None:
 def test_every_weight_gets_a_gradient() -> None:
     for sharing in ("hard", "cross_stitch", "tied"):
         model = heads(sharing, a=linear(2), b=linear(3, after=["a"]), c={"kind": "mlp", "outputs": 2})
-        sum(one.square().sum() for one in model(*state()).values()).backward()  # type: ignore[union-attr]
+        sum(one.square().sum() for one in model(*state()).values()).backward()
         assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
