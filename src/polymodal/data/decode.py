@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from polymodal.errors import DataError
+from polymodal.data.faults import CellError
 from polymodal.preprocess import ImagePreprocess
 
 # Pillow's format of each ending. Raster formats only: Pillow hands EPS to Ghostscript, which runs programs.
@@ -39,14 +39,8 @@ _BASE64_STARTS = ("/9j/", "iVBORw0K", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0A", "
 _MEMBER = re.compile(r"(?P<tar>.+?\.tar)#(?P<name>.+?)(?:@(?P<offset>\d+)\+(?P<size>\d+))?", re.DOTALL)
 
 
-class PictureError(DataError):
-    """A picture cannot be used; `kind` is a word to count by, `str` says all of it."""
-
-    def __init__(self, name: object, kind: str, reason: str, remedy: str) -> None:
-        super().__init__(f"{name}: {reason}; {remedy}")
-        self.kind = kind
-        self.reason = reason
-        self.remedy = remedy
+class PictureError(CellError):
+    """A picture cannot be used."""
 
 
 def open_image(reference: str | bytes | Path, root: Path | None = None) -> Image.Image:

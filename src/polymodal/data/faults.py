@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple, overload
 
 import pyarrow as pa
 
+from polymodal.errors import DataError
+
 Severity = Literal["error", "warning"]
 
 
@@ -22,6 +24,16 @@ class Fault(NamedTuple):
     def __str__(self) -> str:
         where = f"row {self.row}, {self.column}" if self.column else f"row {self.row}"
         return f"{where}: {self.reason}; {self.remedy}"
+
+
+class CellError(DataError):
+    """What a cell holds or names cannot be used; `kind` is a word to count by, `str` says all of it."""
+
+    def __init__(self, name: object, kind: str, reason: str, remedy: str) -> None:
+        super().__init__(f"{name}: {reason}; {remedy}")
+        self.kind = kind
+        self.reason = reason
+        self.remedy = remedy
 
 
 FAULT_SCHEMA = pa.schema([
