@@ -27,11 +27,12 @@ class BertConfig(Config):
     max_length: int = Field(512, ge=1)  # tokens for which there are positions
     segments: int = Field(2, ge=1)  # rows of the segment table; a single text is segment 0
     width: int = Field(768, ge=1, le=2**16)
-    layers: int = Field(12, ge=1, le=1000)
+    layers: int = Field(12, ge=0, le=1000)  # 0: the embeddings alone, for an early fusion
     heads: int = Field(12, ge=1)
     mlp_width: int | None = None  # None: 4 x width
     activation: Activation = "gelu"
     eps: float = 1e-12
+    embedding_norm: bool = True  # a LayerNorm over the embeddings; False leaves it to an early fusion
     pool: Literal["cls", "mean", "pooler"] = "cls"  # pooler: tanh of a linear layer on the first token
     dropout: float = Field(0.0, ge=0, lt=1)  # BERT itself was trained with 0.1
 
@@ -51,7 +52,7 @@ class Bert(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, width)
         self.positions = nn.Parameter(torch.empty(config.max_length, width))
         self.segments = nn.Parameter(torch.empty(config.segments, width))
-        self.norm = nn.LayerNorm(width, eps=config.eps)
+        self.norm = nn.LayerNorm(width, eps=config.eps) if config.embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = Transformer(
             config.layers,

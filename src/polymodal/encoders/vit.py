@@ -28,7 +28,7 @@ class VitConfig(Config):
     image_size: int = Field(224, ge=1)  # pixels of both sides; positions are learned for it
     patch_size: int = Field(32, ge=1)
     width: int = Field(768, ge=1, le=2**16)
-    layers: int = Field(12, ge=1, le=1000)
+    layers: int = Field(12, ge=0, le=1000)  # 0: the patches alone, for an early fusion
     heads: int = Field(12, ge=1)
     mlp_width: int | None = None  # None: 4 x width
     activation: Activation = "quick_gelu"
@@ -36,6 +36,7 @@ class VitConfig(Config):
     class_token: bool = True
     patch_bias: bool = False
     pre_norm: bool = True  # a LayerNorm between the embeddings and the first block: CLIP's oddity
+    post_norm: bool = True  # a LayerNorm after the last block
     pool: Literal["cls", "tanh", "mean", "map"] = (
         "cls"  # tanh: of a linear layer on the class token; map: learned query
     )
@@ -66,7 +67,7 @@ class Vit(nn.Module):
         self.blocks = Transformer(
             config.layers, width, config.heads, mlp_width, config.activation, config.eps, dropout=config.dropout
         )
-        self.post_norm = nn.LayerNorm(width, eps=config.eps)
+        self.post_norm = nn.LayerNorm(width, eps=config.eps) if config.post_norm else nn.Identity()
         self.head: nn.Module = nn.Identity()
         if config.pool == "tanh":
             self.head = nn.Sequential(nn.Linear(width, width), nn.Tanh())

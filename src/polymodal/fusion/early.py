@@ -2,7 +2,7 @@
 
 Sources: Li et al. 2019, arXiv:1908.03557 (VisualBERT: post-norm, one LayerNorm over the joint embeddings); Kim et al.
 2021, arXiv:2102.03334 (ViLT: pre-norm, a type vector for each input).
-Shapes: B rows; L tokens of all inputs together; D width; N layers; H heads.
+Shapes: B rows; L tokens of all inputs together; D width; H heads.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from polymodal.config import Config
 from polymodal.layers.attention import key_mask
 from polymodal.layers.mlp import Activation
+from polymodal.layers.named import module_name
 from polymodal.layers.pooling import masked_mean
 from polymodal.layers.transformer import Block, Transformer
 from polymodal.types import Fused, Tokens
@@ -50,7 +51,7 @@ class Early(nn.Module):
         self.config = config
         self.width = config.width
         self.widths = dict.fromkeys(widths, config.width)
-        self.projections = nn.ModuleDict({name: fit_width(width, config.width) for name, width in widths.items()})
+        self.projections = fit_widths(widths, config.width)
         self.types = nn.Parameter(torch.empty(len(widths), config.width)) if config.types else None
         self.input_norm = nn.LayerNorm(config.width, eps=config.eps) if config.input_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
@@ -72,34 +73,33 @@ class Early(nn.Module):
         """The joint state of B rows.
 
         Args:
-            maps: also give `attention`, (B, N, H, L, L): in each layer, how much each token of all inputs, in their
-                order, looks at each other one. It computes every layer's scores twice.
+            maps: also give, for layer i, `attention.i` (B, H, L, L): how much each token looks at each, the inputs one
+                after the other. It computes every layer's scores twice.
         """
         lengths = [given.sequence.shape[1] for given in tokens.values()]
         mask = torch.cat([given.mask for given in tokens.values()], dim=1)
-        states, seen = self._run(self._embed(tokens), mask, maps)
+        states, looks = self._run(self._embed(tokens), mask, maps)
         states = self.norm(states)
         pieces = zip(tokens.items(), states.split(lengths, dim=1), strict=True)
         # An input's own summary is a mean: not every one has a class token in front.
         split = {name: Tokens(piece, given.mask, masked_mean(piece, given.mask)) for (name, given), piece in pieces}
-        return Fused(self._pool(states, tokens, present), split, {"attention": torch.stack(seen, 1)} if maps else {})
+        return Fused(self._pool(states, tokens, present), split, looks)
 
     def _embed(self, tokens: Mapping[str, Tokens]) -> Tensor:
-        parts = [self.projections[name](given.sequence) for name, given in tokens.items()]
+        parts = [self.projections[module_name(name)](given.sequence) for name, given in tokens.items()]
         if self.types is not None:
             parts = [part + vector.to(part.dtype) for part, vector in zip(parts, self.types, strict=True)]
         joint: Tensor = self.dropout(self.input_norm(torch.cat(parts, dim=1)))
         return joint
 
-    def _run(self, states: Tensor, mask: Tensor, maps: bool) -> tuple[Tensor, list[Tensor]]:
-        if not maps:
-            return self.blocks(states, mask), []
-        keys, seen = key_mask(mask), []
-        for block in self.blocks:
+    def _run(self, states: Tensor, mask: Tensor, maps: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        keys, looks = key_mask(mask), {}
+        for number, block in enumerate(self.blocks):
             assert isinstance(block, Block)
-            seen.append(block.weights(states, keys))
-            states = block(states, keys, False)
-        return states, seen
+            if maps:
+                looks[f"attention.{number}"] = block.weights(states, keys)
+            states = self.blocks.run(block, states, keys)
+        return states, looks
 
     def _pool(self, states: Tensor, tokens: Mapping[str, Tokens], present: Mapping[str, Tensor]) -> Tensor:
         if self.config.pool == "mean":  # of what is there; a learned stand-in has been looked at, and says no more
@@ -108,9 +108,14 @@ class Early(nn.Module):
         return pooled
 
 
-def fit_width(given: int, wanted: int) -> nn.Module:
-    """A linear layer where the widths differ, else nothing."""
-    return nn.Linear(given, wanted) if given != wanted else nn.Identity()
+def fit_widths(given: Mapping[str, int], wanted: int) -> nn.ModuleDict:
+    """By the input's `module_name`: a linear layer where the widths differ, else nothing."""
+    return nn.ModuleDict(
+        {
+            module_name(name): nn.Identity() if width == wanted else nn.Linear(width, wanted)
+            for name, width in given.items()
+        }
+    )
 
 
 def tanh_pooler(width: int) -> nn.Sequential:

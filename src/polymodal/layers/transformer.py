@@ -79,11 +79,16 @@ class Transformer(nn.ModuleList):
         """
         keys = key_mask(mask) if mask is not None and not self.causal else None
         for block in self:
-            if self.checkpoint and torch.is_grad_enabled():
-                x = recompute(block, x, keys, self.causal, use_reentrant=False)
-            else:
-                x = block(x, keys, self.causal)
+            x = self.run(block, x, keys)
         return x
+
+    def run(self, block: nn.Module, x: Tensor, keys: Tensor | None) -> Tensor:
+        """One block of the stack, for those who do something between two; keys as `key_mask` gives them."""
+        if self.checkpoint and torch.is_grad_enabled():
+            out: Tensor = recompute(block, x, keys, self.causal, use_reentrant=False)
+        else:
+            out = block(x, keys, self.causal)
+        return out
 
 
 def initialize_as_clip(stack: Transformer) -> None:
