@@ -66,12 +66,13 @@ class Attention(nn.Module):
 class CrossAttention(nn.Module):
     """Queries of one sequence look at another."""
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, seen_width: int | None = None) -> None:
+        """Args: seen_width: of the other sequence; None: the same."""
         super().__init__()
         self.heads = heads
         self.dropout = dropout
         self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(width, 2 * width)
+        self.kv = nn.Linear(seen_width or width, 2 * width)
         self.out = nn.Linear(width, width)
         for linear in (self.q, self.kv):
             nn.init.xavier_uniform_(linear.weight)
@@ -79,7 +80,7 @@ class CrossAttention(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor, seen: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, L, D) of queries (B, L, D) and `seen` (B, S, D); mask as `key_mask` gives it."""
+        """(B, L, D) of queries (B, L, D) and `seen` (B, S, D or `seen_width`); mask as `key_mask` gives it."""
         query, key, value = self._split(x, seen)
         mixed = scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
