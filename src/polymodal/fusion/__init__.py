@@ -9,14 +9,18 @@ from typing import Annotated
 
 from pydantic import Field
 
+from polymodal.fusion.coattention import CoattentionConfig
 from polymodal.fusion.crossmodal import CrossModalConfig
 from polymodal.fusion.early import EarlyConfig
+from polymodal.fusion.fuse_text import FuseTextConfig
 from polymodal.fusion.late import LateConfig
 
 # One line a member, each a file of this folder.
 FusionConfig = Annotated[
     LateConfig  # features or predictions averaged, or side by side
     | EarlyConfig  # one encoder over all tokens
+    | CoattentionConfig  # ViLBERT's connections
+    | FuseTextConfig  # ALBEF's upper half: the text reads the other input
     | CrossModalConfig,  # LXMERT's layers
     Field(discriminator="kind"),
 ]

@@ -84,8 +84,8 @@ class Coattention(nn.Module):
 
         Args:
             present: not read: a learned token stands for an absent input.
-            maps: also give, for inputs text and image and connection i, `text->image.i` (B, H, L, S) and `image->text.i`
-                (B, H, S, L): how much each token of the one looks at each of the other.
+            maps: also give, for inputs text and image and connection i, `text->image.i` (B, H, L, S) and
+                `image->text.i` (B, H, S, L): how much each token of the one looks at each of the other.
         """
         check_widths(tokens, self.widths)
         given = [tokens[name] for name in self.widths]
