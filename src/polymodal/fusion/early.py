@@ -33,7 +33,7 @@ class EarlyConfig(Config):
     dropout: float = Field(0.0, ge=0, lt=1)
     types: bool = True  # a learned vector for each input, added to its tokens
     input_norm: bool = False  # a LayerNorm in front of the first block
-    pool: Literal["cls", "mean", "pooler"] = "cls"  # cls: the first token of all; pooler: tanh of a linear layer on it
+    pool: Literal["cls", "pooler", "last_word", "mean"] = "cls"  # see `Early`
 
     @model_validator(mode="after")
     def _fits(self) -> "EarlyConfig":
@@ -46,6 +46,14 @@ class EarlyConfig(Config):
 
 
 class Early(nn.Module):
+    """The joint state, by `pool`.
+
+    - cls: the first token of the first input;
+    - pooler: tanh of a linear layer on it (BERT's);
+    - last_word: the last token but one of the first input, a text that ends with [SEP] (VisualBERT for VQA);
+    - mean: of all real tokens of the inputs that a row has.
+    """
+
     def __init__(self, config: EarlyConfig, widths: Mapping[str, int]) -> None:
         super().__init__()
         self.config = config
@@ -102,20 +110,27 @@ class Early(nn.Module):
         return states, looks
 
     def _pool(self, states: Tensor, tokens: Mapping[str, Tokens], present: Mapping[str, Tensor]) -> Tensor:
-        if self.config.pool == "mean":  # of what is there; a learned stand-in has been looked at, and says no more
-            return masked_mean(states, torch.cat([tokens[name].mask & present[name][:, None] for name in tokens], 1))
-        pooled: Tensor = self.pooler(states[:, 0])
-        return pooled
+        match self.config.pool:
+            case "mean":
+                return masked_mean(
+                    states, torch.cat([tokens[name].mask & present[name][:, None] for name in tokens], 1)
+                )
+            case "last_word":
+                lengths = next(iter(tokens.values())).mask.sum(1)
+                return states[torch.arange(len(states), device=states.device), (lengths - 2).clamp(min=0)]
+            case _:
+                pooled: Tensor = self.pooler(states[:, 0])
+                return pooled
+
+
+def fit_width(given: int, wanted: int) -> nn.Module:
+    """A linear layer where the widths differ, else nothing."""
+    return nn.Identity() if given == wanted else nn.Linear(given, wanted)
 
 
 def fit_widths(given: Mapping[str, int], wanted: int) -> nn.ModuleDict:
-    """By the input's `module_name`: a linear layer where the widths differ, else nothing."""
-    return nn.ModuleDict(
-        {
-            module_name(name): nn.Identity() if width == wanted else nn.Linear(width, wanted)
-            for name, width in given.items()
-        }
-    )
+    """`fit_width` of each input, by its `module_name`."""
+    return nn.ModuleDict({module_name(name): fit_width(width, wanted) for name, width in given.items()})
 
 
 def tanh_pooler(width: int) -> nn.Sequential:
