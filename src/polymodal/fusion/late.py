@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from polymodal.config import Config
 from polymodal.errors import ConfigError
-from polymodal.fusion.project import Project, presence
-from polymodal.layers.mlp import Mlp
+from polymodal.fusion.project import Project, average_weights, presence
 from polymodal.types import Fused, Tokens
 
 Weights = Literal["mean", "fixed", "learned", "gated", "concat"]
@@ -32,7 +31,7 @@ class LateConfig(Config):
 
     kind: Literal["late"] = "late"
     weights: Weights = "learned"
-    fixed: dict[str, float] = {}  # by the input's name, at least 0; they need not add up to 1
+    fixed: dict[str, float] = Field(default_factory=dict)  # by the input's name, at least 0; they need not add up to 1
     width: int = Field(256, ge=1, le=2**16)
 
     @model_validator(mode="after")
@@ -48,28 +47,21 @@ class LateConfig(Config):
 
 
 class Late(nn.Module):
-    weight: Tensor
-
     def __init__(self, config: LateConfig, widths: Mapping[str, int]) -> None:
         """Raises ConfigError: fixed weights are given for other inputs than there are."""
         super().__init__()
+        if config.weights == "fixed" and config.fixed.keys() != widths.keys():
+            raise ConfigError(f"fusion.fixed must name {', '.join(widths)}, got {', '.join(config.fixed)}")
         self.config = config
         self.width, self.widths = config.width, dict(widths)
         self.project = Project(widths, config.width)
-        inputs = len(widths)
-        match config.weights:
-            case "mean":
-                self.register_buffer("weight", torch.ones(inputs), persistent=False)
-            case "fixed":
-                self.register_buffer("weight", _in_order(config.fixed, widths), persistent=False)
-            case "learned":
-                self.theta = nn.Parameter(torch.zeros(inputs))
-            case "gated":
-                self.gate = nn.Linear(inputs * config.width, inputs)
-            case "concat":
-                self.mlp = nn.Sequential(
-                    nn.Linear(inputs * config.width, config.width), nn.GELU(), nn.Linear(config.width, config.width)
-                )
+        together = len(widths) * config.width
+        if config.weights == "learned":
+            self.theta = nn.Parameter(torch.zeros(len(widths)))
+        elif config.weights == "gated":
+            self.gate = nn.Linear(together, len(widths))
+        elif config.weights == "concat":
+            self.mlp = nn.Sequential(nn.Linear(together, self.width), nn.GELU(), nn.Linear(self.width, self.width))
 
     def forward(self, tokens: Mapping[str, Tokens], present: Mapping[str, Tensor], *, maps: bool = False) -> Fused:
         """Map "weights": (B, M), adding up to 1 in each row; "concat" has none."""
@@ -85,14 +77,11 @@ class Late(nn.Module):
             case "learned":
                 return self.theta.expand(there.shape).masked_fill(~there, -torch.inf).softmax(1)
             case "gated":
-                return self.gate(vectors.flatten(1)).masked_fill(~there, -torch.inf).softmax(1)
+                scores: Tensor = self.gate(vectors.flatten(1))
+                return scores.masked_fill(~there, -torch.inf).softmax(1)
+            case "fixed":
+                given = vectors.new_tensor([self.config.fixed[name] for name in self.widths]) * there
+                # A row may have only inputs whose weight is 0: then they count alike.
+                return average_weights(torch.where(given.any(1, keepdim=True), given, there))
             case _:
-                kept = self.weight * there
-                kept = torch.where(kept.sum(1, keepdim=True) > 0, kept, there.to(kept.dtype))
-                return kept / kept.sum(1, keepdim=True)
-
-
-def _in_order(fixed: Mapping[str, float], widths: Mapping[str, int]) -> Tensor:
-    if fixed.keys() != widths.keys():
-        raise ConfigError(f"fusion.fixed must name {', '.join(widths)}, got {', '.join(fixed)}")
-    return torch.tensor([fixed[name] for name in widths])
+                return average_weights(there.to(vectors.dtype))

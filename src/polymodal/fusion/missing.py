@@ -1,7 +1,7 @@
 """Inputs that a row does not have: a learned token in their place, and dropping inputs in training.
 
-Source of dropping inputs: Neverova et al. 2015, arXiv:1501.00102 ("ModDrop"). One learned token for what is absent is to
-an input what [MASK] is to a word.
+Source of dropping inputs: Neverova et al. 2015, arXiv:1501.00102 ("ModDrop"). One learned token for what is absent is
+to an input what [MASK] is to a word.
 Shapes: B rows; M inputs; L tokens; D width.
 """
 

@@ -48,6 +48,11 @@ def presence(present: Mapping[str, Tensor]) -> Tensor:
     return there | ~there.any(1, keepdim=True)
 
 
+def average_weights(given: Tensor) -> Tensor:
+    """(B, M), at least 0, renormalized so that each row adds up to 1."""
+    return given / given.sum(1, keepdim=True)
+
+
 def at_least_two(kind: str, widths: Mapping[str, int]) -> None:
     """Raises ConfigError: a fusion in which inputs meet was given one."""
     if len(widths) < 2:
