@@ -16,6 +16,7 @@ from polymodal.errors import ShapeError
 from polymodal.fusion import FusionConfig
 from polymodal.fusion.missing import Missing, drop_inputs
 from polymodal.models.heads import HeadsConfig
+from polymodal.models.pretraining import Parts, PretrainingHeadConfig
 from polymodal.types import Fused, Input, Record, Regions, Series, Text, Tokens
 
 
@@ -24,6 +25,7 @@ class MultimodalConfig(Config):
     encoders: dict[str, EncoderConfig] = Field(min_length=1)  # by the input's name
     fusion: FusionConfig
     heads: HeadsConfig = HeadsConfig()
+    pretraining: dict[str, PretrainingHeadConfig] = Field({})  # by name; objectives run them, `forward` does not
     input_dropout: float = Field(0.0, ge=0, lt=1)  # in training, how often a row loses an input; never all of them
 
     @model_validator(mode="after")
@@ -51,6 +53,8 @@ class Multimodal(nn.Module):
         self.missing = Missing(widths)
         self.fusion = config.fusion.build(widths)
         self.heads = config.heads.build(self.fusion.width, self.fusion.widths, widths)
+        parts = Parts(self.fusion.width, self.fusion.widths, widths, self.encoders)
+        self.pretraining = nn.ModuleDict({name: head.build(parts) for name, head in config.pretraining.items()})
 
     def forward(
         self, inputs: Mapping[str, Input], present: Mapping[str, Tensor] | None = None, *, maps: bool = False
@@ -81,7 +85,8 @@ class Multimodal(nn.Module):
             )
         rows, device = _rows(next(iter(inputs.values())))
         there = {
-            name: (present or {}).get(name, torch.full((rows,), name in inputs, device=device)) for name in self.encoders
+            name: (present or {}).get(name, torch.full((rows,), name in inputs, device=device))
+            for name in self.encoders
         }
         if self.training and self.config.input_dropout:
             there = drop_inputs(there, self.config.input_dropout)
@@ -112,9 +117,7 @@ def blank(given: Input, present: Tensor) -> Input:
             kept = None if classes is None else _zeroed(classes, present)
             return Regions(_zeroed(features, present), _zeroed(boxes, present), _first_only(mask, present), kept)
         case Record(numbers, missing, categories):
-            return Record(
-                _zeroed(numbers, present), missing | ~present[:, None], _zeroed(categories, present)
-            )
+            return Record(_zeroed(numbers, present), missing | ~present[:, None], _zeroed(categories, present))
         case _:
             return _zeroed(given, present)
 
