@@ -22,7 +22,7 @@ SPECIAL = [PAD, UNKNOWN, START, END, "[MASK]"]
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]  # the names that byte fallback looks for
 HAN = r"\p{Han}+|[\p{Hiragana}\p{Katakana}]+"  # runs written without spaces
 
-Kind = Literal["bpe", "unigram", "wordpiece"]
+Kind = Literal["bpe", "unigram", "wordpiece", "character"]
 
 
 def train_tokenizer(
@@ -36,15 +36,16 @@ def train_tokenizer(
     Args:
         texts: read once, as a stream.
         kind: bpe: bytes, any text survives encode and decode; unigram: likelier pieces, bytes as the fallback;
-            wordpiece: BERT's rules, each Chinese character a word of its own, unknown ones become [UNK].
+            wordpiece: BERT's rules, each Chinese character a word of its own, unknown ones become [UNK];
+            character: every character (code point) is a token, the space too, unknown ones become [UNK].
         vocab_size: at most so many ids, special ones included; a small corpus gives fewer.
-        min_frequency: pieces seen less often are not learned (bpe, wordpiece).
+        min_frequency: pieces seen less often are not learned (bpe, wordpiece, character).
 
     Raises:
         ConfigError: `vocab_size` has no room for the special tokens and the alphabet.
         DataError: there is no text.
     """
-    least = 512 if kind != "wordpiece" else 64  # special tokens, 256 bytes, and some pieces
+    least = 512 if kind in ("bpe", "unigram") else 64  # special tokens, 256 bytes, and some pieces
     if vocab_size < least:
         raise ConfigError(f"tokenizer: vocab_size must be at least {least} for {kind}, got {vocab_size}")
     seen = _Counted(texts)
@@ -55,6 +56,8 @@ def train_tokenizer(
             backend = _unigram(seen, vocab_size, lowercase)
         case "wordpiece":
             backend = _trained_wordpiece(seen, vocab_size, lowercase, min_frequency)
+        case "character":
+            backend = _character(seen, vocab_size, lowercase, min_frequency)
     if seen.count == 0:
         raise DataError("tokenizer: wanted texts to learn from, got none")
     if kind != "wordpiece":
@@ -165,6 +168,21 @@ def _trained_wordpiece(
     )
     vocab = backend.get_vocab(with_added_tokens=False)
     return with_bert_rules(tokenizers.Tokenizer(models.WordPiece(vocab=vocab, unk_token=UNKNOWN)), lowercase)
+
+
+def _character(texts: Iterable[str], vocab_size: int, lowercase: bool, min_frequency: int) -> tokenizers.Tokenizer:
+    normalizer = _normalizer(lowercase)
+    counts = Counter(character for text in texts for character in normalizer.normalize_str(text))
+    frequent = [character for character, count in counts.items() if count >= min_frequency]
+    frequent.sort(key=lambda character: (-counts[character], character))
+    known = [*SPECIAL, *frequent[: vocab_size - len(SPECIAL)]]
+    vocab = {name: number for number, name in enumerate(known)}
+    backend = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token=UNKNOWN))
+    backend.normalizer = normalizer
+    backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex("."), behavior="isolated")
+    backend.decoder = decoders.Fuse()
+    backend.add_special_tokens(SPECIAL)
+    return backend
 
 
 def _words(rules: tokenizers.Tokenizer, text: str) -> list[str]:
