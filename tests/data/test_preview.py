@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from polymodal.data import preview, read
+from polymodal.data import contact_sheet, read
 from polymodal.data.augment import Augment, ImageAugment
-from polymodal.data.preview import Fonts, sheet
+from polymodal.data.contact_sheet import Fonts
+from polymodal.data.preview import sheet
 from polymodal.errors import DataError
 from polymodal.preprocess import ImagePreprocess
 from tests.data.files import write_text
@@ -25,7 +26,7 @@ def test_every_row_is_on_the_sheet_in_its_order(tmp_path: Path) -> None:
     middle = [drawn.image.getpixel((x, 100)) for x in (110, 316, 522)]
     assert middle == colors
     assert drawn.notes == ()
-    captions = np.asarray(drawn.image.convert("L"))[preview.TILE + preview.GAP + 20 :]
+    captions = np.asarray(drawn.image.convert("L"))[contact_sheet.TILE + contact_sheet.GAP + 20 :]
     assert (captions < 60).any(), "captions are in dark ink"
 
 
@@ -44,17 +45,17 @@ def test_a_picture_that_cannot_be_read_is_shown_as_such(tmp_path: Path) -> None:
     manifest = read(write_text(tmp_path / "t.csv", "image,caption\ngone.png,x\n"))
     for augment in (None, Augment()):
         drawn = sheet(manifest, augment=augment)
-        assert drawn.image.getpixel((preview.GAP, preview.GAP)) == preview.RED
+        assert drawn.image.getpixel((contact_sheet.GAP, contact_sheet.GAP)) == contact_sheet.RED
 
 
 def test_characters_without_a_font_are_said_and_never_drawn_as_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", list)
-    preview.find_font.cache_clear()
+    contact_sheet.find_font.cache_clear()
     fonts = Fonts("a 狗 b")
     assert "".join(piece for piece, _ in fonts.runs("a 狗狗 b")) == "a [?] b"
     [note] = fonts.notes()
     assert note.startswith("1 characters are in no font here and drawn as [?] (U+72D7, ...); for Chinese install")
-    preview.find_font.cache_clear()
+    contact_sheet.find_font.cache_clear()
 
 
 def test_long_captions_wrap_and_end_in_dots() -> None:

@@ -58,8 +58,9 @@ def run(
     want = wanted or (Wanted.images if manifest.image else Wanted.texts)
     engine = load(artifact, device=device)
     answers = search.query(engine, manifest, text=text, image=image, want=want.value, k=k, progress=True)
+    notes: tuple[str, ...] = ()
     if sheet is not None:
-        draw_answers(manifest, answers, text if text is not None else f"like {image}", sheet)
+        notes = draw_answers(manifest, answers, text if text is not None else f"like {image}", sheet)
     if as_json:
         hits = [
             {"rank": rank, "score": hit.score, "row": hit.row, "image": hit.image, "texts": hit.texts}
@@ -75,3 +76,5 @@ def run(
     say_faults(answers.faults, f"of {table}")
     if sheet is not None:
         say(f"drawn: {sheet}")
+    for note in notes:
+        say(f"note: {note}")
