@@ -9,7 +9,7 @@ Shapes: B rows; M inputs; D width.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -71,21 +71,10 @@ class Aligned(nn.Module):
         return Fused(pooled, dict(tokens), looks)
 
 
-class _Reverse(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, strength: float) -> Tensor:
-        ctx.strength = strength
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return -ctx.strength * gradients[0], None
-
-
 def reverse_gradient(x: Tensor, strength: float) -> Tensor:
-    """`x`; its gradient comes back times -strength."""
-    turned: Tensor = _Reverse.apply(x, strength)
-    return turned
+    """`x`, up to rounding; its gradient comes back times -strength."""
+    turned = -strength * x
+    return turned + (x - turned).detach()
 
 
 def modality_loss(logits: Tensor, present: Mapping[str, Tensor]) -> Tensor:

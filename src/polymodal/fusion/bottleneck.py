@@ -5,7 +5,7 @@ bottlenecks] with its own weights, and the bottlenecks go on as the mean of what
 normal with 0.02 at the start. The answer is the mean over inputs of the class token's logits, which with a linear head
 is that of the mean class token. Absent inputs are left out of both means.
 
-Shapes: B rows; M inputs; n bottlenecks; L tokens of an input; D width; H heads; N layers.
+Shapes: B rows; M inputs; n bottlenecks; L tokens of an input; D width; H heads.
 """
 
 from collections.abc import Mapping
@@ -66,13 +66,17 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, tokens: Mapping[str, Tokens], present: Mapping[str, Tensor], *, maps: bool = False) -> Fused:
-        """Maps "attention.<input>": (B, N, H, 1 + L + n, 1 + L + n), of class token, tokens and bottlenecks."""
+        """Maps, for an input image and layer i: "image.i", (B, H, 1 + L + n, 1 + L + n).
+
+        How much its class token, tokens and bottlenecks look at each other.
+        """
         streams = [
             torch.cat([first.to(sequence.dtype).expand(len(sequence), 1, -1), sequence], 1)
             for first, sequence in zip(self.class_tokens, self.project.sequences(tokens).values(), strict=True)
         ]
         masks = [nn.functional.pad(tokens[name].mask, (1, 0), value=True) for name in self.widths]
         for layer in self.separate:
+            assert isinstance(layer, nn.ModuleList)
             streams = [block(x, key_mask(mask), False) for block, x, mask in zip(layer, streams, masks, strict=True)]
         weights = average_weights(presence(present).to(streams[0].dtype))
         streams, looks = self._exchange(streams, masks, weights, maps)
@@ -88,15 +92,17 @@ class Bottleneck(nn.Module):
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         shared = self.bottlenecks.to(streams[0].dtype).expand(len(weights), -1, -1)
         keys = [key_mask(nn.functional.pad(mask, (0, len(self.bottlenecks)), value=True)) for mask in masks]
-        looks: dict[str, list[Tensor]] = {name: [] for name in self.widths}
-        for layer in self.layers:
+        looks: dict[str, Tensor] = {}
+        for number, layer in enumerate(self.layers):
+            assert isinstance(layer, nn.ModuleList)
             told = []
             for place, (name, block) in enumerate(zip(self.widths, layer, strict=True)):
                 x = torch.cat([streams[place], shared], 1)
+                assert isinstance(block, Block)
                 if maps:
-                    looks[name].append(block.weights(x, keys[place]))
+                    looks[f"{name}.{number}"] = block.weights(x, keys[place])
                 x = block(x, keys[place], False)
                 streams[place], bottlenecks = x.split([x.shape[1] - shared.shape[1], shared.shape[1]], 1)
                 told.append(bottlenecks)
             shared = (weights[:, :, None, None] * torch.stack(told, 1)).sum(1)
-        return streams, {f"attention.{name}": torch.stack(seen, 1) for name, seen in looks.items() if maps}
+        return streams, looks

@@ -1,7 +1,7 @@
 """One-way cross-attention: the tokens of one input look at those of all others; the others stay as they are.
 
 Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3, in pre-norm blocks.
-Shapes: B rows; L tokens of the input that asks; S tokens of the others together; D width; H heads; N layers.
+Shapes: B rows; L tokens of the input that asks; S tokens of another; D width; H heads.
 """
 
 from collections.abc import Mapping
@@ -56,20 +56,26 @@ class CrossAttentionFusion(nn.Module):
         self.norm = nn.LayerNorm(config.width)
 
     def forward(self, tokens: Mapping[str, Tokens], present: Mapping[str, Tensor], *, maps: bool = False) -> Fused:
-        """Map "attention": (B, N, H, L, S), the others' tokens one input after the other."""
+        """Maps, for inputs text (which asks), image, sound and layer i: "text->image.i", "text->sound.i" (B, H, L, S).
+
+        How much each token of the text looks at each of the other; all others together add up to 1.
+        """
         sequences = self.project.sequences(tokens)
         x, own = sequences.pop(self.query), tokens[self.query].mask
         seen = torch.cat(list(sequences.values()), 1)
         keys = key_mask(torch.cat([tokens[name].mask for name in sequences], 1))
-        looks = []
-        for block in self.blocks:
+        lengths = [sequence.shape[1] for sequence in sequences.values()]
+        looks: dict[str, Tensor] = {}
+        for number, block in enumerate(self.blocks):
+            assert isinstance(block, CrossBlock)
             if maps:
-                looks.append(block.weights(x, seen, keys))
+                parts = block.weights(x, seen, keys).split(lengths, -1)
+                looks |= {f"{self.query}->{name}.{number}": part for name, part in zip(sequences, parts, strict=True)}
             x = block(x, seen, keys)
         x = self.norm(x)
         pooled = masked_mean(x, own)
         states = dict(tokens) | {self.query: Tokens(x, own, pooled)}
-        return Fused(pooled, states, {"attention": torch.stack(looks, 1)} if maps else {})
+        return Fused(pooled, states, looks)
 
 
 class CrossBlock(nn.Module):

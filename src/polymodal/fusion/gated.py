@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from polymodal.config import Config
-from polymodal.fusion.project import at_least_two, presence
+from polymodal.fusion.project import Project, at_least_two, presence
 from polymodal.types import Fused, Tokens
 
 
@@ -34,14 +34,14 @@ class Gated(nn.Module):
         at_least_two("gated", widths)
         self.config = config
         self.width, self.widths = config.width, dict(widths)
-        self.states = nn.ModuleDict({name: nn.Linear(given, self.width, bias=False) for name, given in widths.items()})
+        self.project = Project(widths, self.width, bias=False)
         self.tied = len(widths) == 2
         gates = 1 if self.tied else len(widths)
         self.gate = nn.Linear(sum(widths.values()), gates * self.width, bias=False)
 
     def forward(self, tokens: Mapping[str, Tokens], present: Mapping[str, Tensor], *, maps: bool = False) -> Fused:
         """Map "gates": (B, M, D), 0 to 1; 0 for an absent input, and 1 for the only one of two."""
-        states = torch.stack([linear(tokens[name].pooled) for name, linear in self.states.items()], 1).tanh()
+        states = self.project.vectors(tokens).tanh()
         together = torch.cat([tokens[name].pooled for name in self.widths], 1)
         gates = self._gates(together, presence(present))
         return Fused((gates * states).sum(1), dict(tokens), {"gates": gates} if maps else {})

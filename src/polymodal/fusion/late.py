@@ -51,7 +51,7 @@ class Late(nn.Module):
         """Raises ConfigError: fixed weights are given for other inputs than there are."""
         super().__init__()
         if config.weights == "fixed" and config.fixed.keys() != widths.keys():
-            raise ConfigError(f"fusion.fixed must name {', '.join(widths)}, got {', '.join(config.fixed)}")
+            raise ConfigError(f'fusion "late": fixed must name {", ".join(widths)}, got {", ".join(config.fixed)}')
         self.config = config
         self.width, self.widths = config.width, dict(widths)
         self.project = Project(widths, config.width)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from polymodal.config import Config
 from polymodal.fusion.tensor import with_one
+from polymodal.layers.named import module_name
 from polymodal.types import Fused, Tokens
 
 
@@ -33,7 +34,10 @@ class LowRank(nn.Module):
         self.config = config
         self.width, self.widths = config.width, dict(widths)
         self.factors = nn.ParameterDict(
-            {name: nn.Parameter(torch.empty(config.rank, given + 1, config.width)) for name, given in widths.items()}
+            {
+                module_name(name): nn.Parameter(torch.empty(config.rank, given + 1, config.width))
+                for name, given in widths.items()
+            }
         )
         self.weight = nn.Parameter(torch.empty(1, config.rank))
         self.bias = nn.Parameter(torch.zeros(config.width))
@@ -46,7 +50,8 @@ class LowRank(nn.Module):
     def forward(self, tokens: Mapping[str, Tokens], present: Mapping[str, Tensor], *, maps: bool = False) -> Fused:
         """There is no map: nothing here weighs."""
         product: Tensor | float = 1.0
-        for name, factor in self.factors.items():
+        for name in self.widths:
+            factor = self.factors[module_name(name)]
             product = product * torch.einsum("bi,rid->brd", with_one(tokens[name].pooled), factor)
         pooled = torch.einsum("r,brd->bd", self.weight[0], product) + self.bias
         return Fused(pooled, dict(tokens), {})

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from polymodal.layers.named import module_name
 from polymodal.types import Tokens
 
 
@@ -22,7 +23,10 @@ class Missing(nn.Module):
 
     def __init__(self, widths: Mapping[str, int]) -> None:
         super().__init__()
-        self.learned = nn.ParameterDict({name: nn.Parameter(torch.empty(width)) for name, width in widths.items()})
+        self.names = list(widths)
+        self.learned = nn.ParameterDict(
+            {module_name(name): nn.Parameter(torch.empty(width)) for name, width in widths.items()}
+        )
         for token in self.learned.values():
             nn.init.normal_(token, std=0.02)  # as BERT starts its embeddings
 
@@ -36,12 +40,13 @@ class Missing(nn.Module):
             tokens: by the input's name; an input that is not there at all is absent in every row.
             present: (B,) bool, by the input's name.
         """
-        return {
-            name: self._filled(tokens[name], present[name], token)
-            if name in tokens
-            else self._absent(len(present[name]), token)
-            for name, token in self.learned.items()
-        }
+        filled = {}
+        for name in self.names:
+            token, there = self.learned[module_name(name)], present[name]
+            filled[name] = (
+                self._filled(tokens[name], there, token) if name in tokens else self._absent(len(there), token)
+            )
+        return filled
 
     @staticmethod
     def _filled(given: Tokens, present: Tensor, token: Tensor) -> Tokens:

@@ -10,7 +10,7 @@ exactly 0 counts as padding. Padding is masked: there, it is not. And `causal` i
 reads the other way round, but our inputs are whole when they are read. It measures a row by its own length, not the
 batch's.
 
-Shapes: B rows; M inputs; L steps of a target, S of a source; d width of a stream; H heads; N layers.
+Shapes: B rows; M inputs; L steps of a target, S of a source; d width of a stream; H heads.
 """
 
 import math
@@ -61,32 +61,30 @@ class MultimodalTransformer(nn.Module):
         self.width, self.widths = len(widths) * retold, dict.fromkeys(widths, retold)
         self.project = Project(widths, config.stream)
         self.embed_dropout = nn.Dropout(config.embed_dropout)
-        self.crossed = nn.ModuleDict(
-            {
-                target: nn.ModuleDict({source: _CrossEncoder(config) for source in widths if source != target})
-                for target in widths
-            }
+        self.crossed = nn.ModuleList(
+            nn.ModuleList(_CrossEncoder(config) for source in widths if source != target) for target in widths
         )
-        self.memories = nn.ModuleDict({target: _Memory(config, retold) for target in widths})
+        self.memories = nn.ModuleList(_Memory(config, retold) for _ in widths)
         self.residual = nn.Sequential(
             nn.Linear(self.width, self.width), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(self.width, self.width)
         )
 
     def forward(self, tokens: Mapping[str, Tokens], present: Mapping[str, Tensor], *, maps: bool = False) -> Fused:
-        """Maps "<target> at <source>": (B, N, H, L, S)."""
+        """Maps, for a target text, a source image and layer i: "text->image.i", (B, H, L, S)."""
         streams = {name: self.embed_dropout(with_positions(x)) for name, x in self.project.sequences(tokens).items()}
         masks = {name: tokens[name].mask for name in self.widths}
         states: dict[str, Tokens] = {}
         looks: dict[str, Tensor] = {}
-        for target, encoders in self.crossed.items():
+        for target, encoders, memory in zip(self.widths, self.crossed, self.memories, strict=True):
+            assert isinstance(encoders, nn.ModuleList)
             retold = []
-            for source, encoder in encoders.items():
+            for source, encoder in zip((name for name in self.widths if name != target), encoders, strict=True):
                 allowed = may_look(masks[target], masks[source], self.config.causal)
                 x, seen = encoder(streams[target], streams[source], allowed, maps)
                 retold.append(x)
-                looks |= {f"{target} at {source}": seen} if maps else {}
+                looks |= {f"{target}->{source}.{number}": weights for number, weights in enumerate(seen)}
             own = may_look(masks[target], masks[target], self.config.causal)
-            x = self.memories[target](self.embed_dropout(with_positions(torch.cat(retold, -1))), own)
+            x = memory(self.embed_dropout(with_positions(torch.cat(retold, -1))), own)
             states[target] = Tokens(x, masks[target], last_real(x, masks[target]))
         together = torch.cat([states[name].pooled for name in self.widths], 1)
         return Fused(together + self.residual(together), states, looks)
@@ -101,13 +99,14 @@ class _CrossEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, source: Tensor, mask: Tensor, maps: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor, maps: bool) -> tuple[Tensor, list[Tensor]]:
         looks = []
         for block in self.blocks:
+            assert isinstance(block, CrossBlock)
             if maps:
                 looks.append(block.weights(x, source, mask))
             x = block(x, source, mask)
-        return self.norm(x), torch.stack(looks, 1) if maps else None
+        return self.norm(x), looks
 
 
 class _Memory(nn.Module):

@@ -12,19 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from polymodal.errors import ConfigError, ShapeError
+from polymodal.layers.named import module_name
 from polymodal.types import Tokens
 
 
 class Project(nn.Module):
     """A linear map for each input."""
 
-    def __init__(self, widths: Mapping[str, int], width: int) -> None:
+    def __init__(self, widths: Mapping[str, int], width: int, bias: bool = True) -> None:
         super().__init__()
-        self.linears = nn.ModuleDict({name: nn.Linear(given, width) for name, given in widths.items()})
+        self.widths = dict(widths)
+        self.linears = nn.ModuleDict(
+            {module_name(name): nn.Linear(given, width, bias) for name, given in widths.items()}
+        )
 
     def vectors(self, tokens: Mapping[str, Tokens]) -> Tensor:
         """(B, M, D), in the order of the inputs."""
-        return torch.stack([linear(tokens[name].pooled) for name, linear in self.linears.items()], 1)
+        return torch.stack([self.linears[module_name(name)](tokens[name].pooled) for name in self.widths], 1)
 
     def sequences(self, tokens: Mapping[str, Tokens]) -> dict[str, Tensor]:
         """(B, L, D) of each input.
@@ -32,14 +36,14 @@ class Project(nn.Module):
         Raises:
             ShapeError: an input's tokens have another width than its vector.
         """
-        for name, linear in self.linears.items():
+        for name, width in self.widths.items():
             got = tokens[name].sequence.shape[-1]
-            if got != linear.in_features:
+            if got != width:
                 raise ShapeError(
-                    f'fusion: tokens of "{name}" must be as wide as its vector ({linear.in_features}), got {got}; '
+                    f'fusion: tokens of "{name}" must be as wide as its vector ({width}), got {got}; '
                     "choose an encoder that reads one level, or a fusion of vectors such as late or gated"
                 )
-        return {name: linear(tokens[name].sequence) for name, linear in self.linears.items()}
+        return {name: self.linears[module_name(name)](tokens[name].sequence) for name in self.widths}
 
 
 def presence(present: Mapping[str, Tensor]) -> Tensor:

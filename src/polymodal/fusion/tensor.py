@@ -37,10 +37,11 @@ class TensorFusion(nn.Module):
         super().__init__()
         products = (config.inner + 1) ** len(widths)
         if products > MAX_PRODUCTS:
+            largest = _largest_inner(len(widths))
+            smaller = f"set inner to at most {largest}, or " if largest else ""
             raise ConfigError(
-                f"fusion.inner must give at most {MAX_PRODUCTS} products, got ({config.inner} + 1)^{len(widths)} = "
-                f'{products}; set inner to at most {_largest(len(widths))}, or take fusion "low_rank", which never '
-                "writes them out"
+                f'fusion "tensor": inner must give at most {MAX_PRODUCTS} products, got ({config.inner} + 1)^'
+                f'{len(widths)} = {products}; {smaller}take "low_rank", which never writes them out'
             )
         self.config = config
         self.width, self.widths = config.width, dict(widths)
@@ -70,8 +71,8 @@ def with_one(vector: Tensor) -> Tensor:
     return torch.cat([vector.new_ones(len(vector), 1), vector], 1)
 
 
-def _largest(inputs: int) -> int:
-    inner = 1
+def _largest_inner(inputs: int) -> int:
+    inner = 0
     while (inner + 2) ** inputs <= MAX_PRODUCTS:
         inner += 1
     return inner

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-_TAKEN = nn.ModuleDict()
+_TAKEN = {*dir(nn.ModuleDict()), *dir(nn.ParameterDict())}
 
 
 def module_name(name: str) -> str:
@@ -12,4 +12,4 @@ def module_name(name: str) -> str:
     begins with %.
     """
     escaped = name.replace("%", "%25").replace(".", "%2E")
-    return f"%{escaped}" if hasattr(_TAKEN, escaped) or not escaped else escaped
+    return f"%{escaped}" if escaped in _TAKEN or not escaped else escaped
