@@ -224,7 +224,6 @@ def _settings(plain: dict[str, Any]) -> Any:
     from huggingface_hub.errors import StrictDataclassError  # transformers brings a version that has it
 
     kept = {key: value for key, value in plain.items() if key not in DROPPED}
-    kept |= {key: value for key, value in CHANGED.items() if key in kept}
     name = kept.pop("model_type", None)
     if name not in transformers.models.auto.modeling_auto.MODEL_MAPPING_NAMES:
         raise ConfigError(f'encoder "transformers": transformers {transformers.__version__} has no model type "{name}"')
@@ -232,6 +231,9 @@ def _settings(plain: dict[str, Any]) -> Any:
         settings = transformers.AutoConfig.for_model(name, **kept)
     except (StrictDataclassError, ValueError, TypeError) as error:
         raise ConfigError(f'encoder "transformers": the settings are none of a "{name}": {_line(error)}') from None
+    for key, value in CHANGED.items():
+        if hasattr(settings, key):
+            setattr(settings, key, value)
     if settings.sub_configs:
         raise ConfigError(
             f'encoder "transformers": wanted a single tower, got a "{name}", which has {len(settings.sub_configs)}; '
@@ -271,13 +273,13 @@ def keep_buffers(model: nn.Module) -> None:
             module.register_buffer(name, buffer.clone(), persistent=True)
 
 
-def max_length(model: nn.Module) -> int | None:
+def max_length(model: Any) -> int | None:
     """Tokens for which a text model has positions; None: any number."""
+    most = getattr(model.config, "max_position_embeddings", None)
     for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            # RoBERTa counts positions from behind the padding's.
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    return None
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return int(most - module.padding_idx - 1)  # RoBERTa counts from behind the padding's place
+    return most
 
 
 def shortest(kernels: Iterable[int], strides: Iterable[int]) -> int:
