@@ -1,7 +1,8 @@
 """Parts of pictures as tokens: what a detector found, or by default the cells of an image encoder's grid.
 
 Sources: Lu et al. 2019, arXiv:1908.02265 (ViLBERT), code jiasenlu/vilbert_beta `BertImageEmbeddings` ("sum"); Tan &
-Bansal 2019, arXiv:1908.07490 (LXMERT), code airsplay/lxmert `VisualFeatEncoder` ("mean").
+Bansal 2019, arXiv:1908.07490 (LXMERT), code airsplay/lxmert `VisualFeatEncoder` ("mean"); Li et al. 2019,
+arXiv:1908.03557 (VisualBERT), transformers `VisualBertEmbeddings` ("typed").
 Shapes: B pictures; R regions; F width of their features; D width; K classes of a detector.
 """
 
@@ -29,7 +30,9 @@ SLACK = 1e-3  # of a box beyond the picture: rounding of pixels to shares
 
 class _Embedding(Config):
     width: int = Field(768, ge=1, le=2**16)
-    style: Literal["sum", "mean"] = "sum"  # of features and box; see `RegionEmbedding`
+    style: Literal["sum", "mean", "typed"] = "sum"  # see `RegionEmbedding` and `TypedEmbedding`
+    segments: int = Field(2, ge=2)  # rows of a table of which "typed" reads row 1, and others nothing
+    positions: int = Field(512, ge=1)  # rows of a table of which "typed" reads row 0, and others nothing
     global_region: bool = False  # in front: the mean of the features, in a box that is the whole picture (ViLBERT)
     layers: int = Field(0, ge=0, le=1000)  # post-norm, as BERT's
     heads: int = Field(12, ge=1)
@@ -128,11 +131,35 @@ class RegionEmbedding(nn.Module):
         return out
 
 
+class TypedEmbedding(nn.Module):
+    """W_f f + b_f + segment 1 + position 0, boxes unread: words and regions are normalized together, by the fusion.
+
+    The other rows of both tables are there because VisualBERT has them.
+    """
+
+    def __init__(self, feature_width: int, width: int, segments: int, positions: int) -> None:
+        super().__init__()
+        self.feature = nn.Linear(feature_width, width)
+        self.segments = nn.Parameter(torch.empty(segments, width))
+        self.positions = nn.Parameter(torch.empty(positions, width))
+        for table in (self.segments, self.positions):
+            nn.init.normal_(table, std=0.02)  # BERT's start, as that of the linear layers below
+
+    def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
+        x = self.feature(features)
+        out: Tensor = x + (self.segments[1] + self.positions[0]).to(x.dtype)
+        return out
+
+
 class RegionsEncoder(nn.Module):
     def __init__(self, config: RegionsConfig | GridRegionsConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = RegionEmbedding(config.feature_width, config.width, config.style, config.eps)
+        self.embedding: RegionEmbedding | TypedEmbedding
+        if config.style == "typed":
+            self.embedding = TypedEmbedding(config.feature_width, config.width, config.segments, config.positions)
+        else:
+            self.embedding = RegionEmbedding(config.feature_width, config.width, config.style, config.eps)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = Transformer(
             config.layers,
