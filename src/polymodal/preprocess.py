@@ -1,12 +1,13 @@
-"""What is done to pictures and texts before a model sees them; it travels inside every artifact.
+"""What is done to pictures, texts and sounds before a model sees them; it travels inside every artifact.
 
-The settings live here, below data and engine, because released checkpoints bring them along; `data/decode` obeys them.
+The settings live here, below data and engine, because released checkpoints bring them along; `data/decode` and
+`data/sound` obey them.
 """
 
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from polymodal.config import Config
@@ -37,15 +38,37 @@ class TextPreprocess(Config):
     pad_to_max: bool = False  # SigLIP was trained on fully padded texts and reads its answer at the last place
 
 
+class AudioPreprocess(Config):
+    """Sound file -> mono samples at `rate` -> log-mel frames, a hundred a second, as Whisper's."""
+
+    rate: int = Field(16000, ge=4000, le=192000)  # samples a second
+    seconds: float = Field(30.0, gt=0, le=3600)  # longer sounds are cut
+    pad_to_max: bool = False  # Whisper's weights were trained on sounds padded to 30 s
+    mels: int = Field(80, ge=1)  # bands from 0 Hz to rate / 2
+
+    @field_validator("rate")
+    @classmethod
+    def _divides(cls, rate: int) -> int:
+        if rate % 400:
+            raise ValueError("must be a multiple of 400, so that 10 ms are whole samples and 25 ms an even number")
+        return rate
+
+    @property
+    def window(self) -> int:
+        """Samples that a frame looks at: 25 ms."""
+        return self.rate // 40
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next: 10 ms."""
+        return self.rate // 100
+
+    @property
+    def max_samples(self) -> int:
+        return round(self.seconds * self.rate)
+
+
 class Preprocess(Config):
     image: ImagePreprocess = ImagePreprocess()
     text: TextPreprocess = TextPreprocess()
-
-
-class AudioPreprocess(Config):
-    """Sound file -> mono samples at `rate` -> log-mel frames, as Whisper's."""
-
-    rate: int = Field(16000, ge=1)  # samples a second
-    seconds: float = Field(30.0, gt=0)  # longer sounds are cut
-    pad_to_max: bool = False  # Whisper's weights were trained on sounds padded to 30 s
-    mels: int = Field(80, ge=1)
+    audio: AudioPreprocess = AudioPreprocess()

@@ -7,17 +7,18 @@ from typing import Any
 from polymodal.encoders.bert import Bert, BertConfig
 from polymodal.encoders.text_transformer import TextTransformerConfig
 from polymodal.encoders.vit import Vit, VitConfig
+from polymodal.encoders.whisper import WhisperConfig
 from polymodal.errors import ArtifactError, ConfigError
 from polymodal.layers.skeleton import skeleton
 from polymodal.models.clip import Clip, ClipConfig
-from polymodal.models.published import hf_bert, hf_clip, hf_preprocess, hf_vit
+from polymodal.models.published import hf_bert, hf_clip, hf_preprocess, hf_vit, hf_whisper
 from polymodal.models.published.keymap import Entry, State, to_theirs
 from polymodal.models.published.pretrained import Pretrained, end_token, fill
 from polymodal.models.published.weights import read_json, read_weights, write_weights
 from polymodal.preprocess import ImagePreprocess, Preprocess, TextPreprocess
 from polymodal.text import Tokenizer
 
-KNOWN = ("clip", "siglip", "chinese_clip", "vit", "bert")
+KNOWN = ("clip", "siglip", "chinese_clip", "vit", "bert", "whisper")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 UNLIMITED = 10**6  # tokenizer_config.json writes 1e30 for "no limit"
 
@@ -32,6 +33,8 @@ def load(folder: Path, settings: dict[str, Any]) -> Pretrained:
     if kind not in KNOWN:
         hint = "; this is an artifact of polymodal, load it with pm.load" if "kind" in settings else ""
         raise ArtifactError(f'{folder}: model_type "{kind}" is not known; known: {", ".join(KNOWN)}{hint}')
+    if kind == "whisper":
+        return hf_whisper.load(folder, settings)
     state = _plain(read_weights(folder), kind)
     try:
         config, heads = _config(folder, settings, kind, state)
@@ -119,6 +122,9 @@ def save(pretrained: Pretrained, folder: Path) -> None:
     Raises:
         ArtifactError: the model has parts that no model of transformers has.
     """
+    if isinstance(pretrained.config, WhisperConfig):
+        hf_whisper.save(pretrained, folder)
+        return
     config = _with_end_token(pretrained.config, pretrained.tokenizer)
     settings = _settings(config)
     entries = _entries(config)
