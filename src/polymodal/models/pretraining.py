@@ -81,6 +81,10 @@ class MaeDecoderConfig(Config):
     heads: int = Field(16, ge=1)
     eps: float = 1e-6
 
+    def model_post_init(self, context: object) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads ({self.heads}), got {self.width}")
+
     def build(self, parts: Parts) -> "MaeDecoder":
         return MaeDecoder(self, parts.encoder_widths[_known(self.kind, self.input, parts)])
 
