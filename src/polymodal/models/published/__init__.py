@@ -4,6 +4,9 @@
 |---|---|
 | folder with config.json of model type clip, siglip, chinese_clip | `Clip` |
 | folder of model type vit, bert (sentence-transformers too) | `Vit`, `Bert` |
+| folder of model type lxmert, vilt, visual_bert | `Multimodal`, with those of its heads that ours can be |
+| folder of model type whisper | `Whisper`: its encoder |
+| folder with the settings JSON of vilbert_beta or vilbert-multi-task as config.json | `Multimodal`: ViLBERT |
 | .safetensors or .pt state dict in OpenAI's CLIP layout | `Clip` |
 | state dict of a torchvision or timm ResNet, of EfficientNet-Lite | `Resnet`, `EfficientNetLite` |
 """
@@ -17,7 +20,7 @@ from polymodal.encoders.text_transformer import TextTransformerConfig
 from polymodal.errors import ArtifactError
 from polymodal.layers.skeleton import skeleton
 from polymodal.models.clip import Clip
-from polymodal.models.published import huggingface, imagenet, openai
+from polymodal.models.published import huggingface, imagenet, openai, vilbert
 from polymodal.models.published.keymap import State, to_theirs
 from polymodal.models.published.pretrained import Pretrained, end_token, fill
 from polymodal.models.published.source import resolve
@@ -27,7 +30,7 @@ from polymodal.text import Tokenizer
 
 __all__ = ["Pretrained", "load", "save"]
 
-Layout = Literal["hf", "openai"]
+Layout = Literal["hf", "openai", "vilbert"]
 
 
 def load(source: str | Path, *, levels: bool = False) -> Pretrained:
@@ -44,6 +47,8 @@ def load(source: str | Path, *, levels: bool = False) -> Pretrained:
     path = resolve(source)
     if path.is_dir() and (path / "config.json").is_file():
         settings = read_json(path / "config.json")
+        if vilbert.is_vilbert(settings):
+            return vilbert.load(path, settings)
         if "architecture" not in settings:  # timm's key; its files are bare state dicts beside it
             return huggingface.load(path, settings)
     return _load_bare(path, levels)
@@ -54,6 +59,7 @@ def save(pretrained: Pretrained, folder: str | Path, layout: Layout = "hf") -> N
 
     hf: config.json, model.safetensors, preprocessor_config.json and tokenizer, for transformers' `from_pretrained`.
     openai: model.safetensors with OpenAI's names and tokenizer.json.
+    vilbert: config.json and pytorch_model.bin, for vilbert_beta.
 
     Raises:
         ArtifactError: the model has parts for which the layout has no place.
@@ -61,6 +67,8 @@ def save(pretrained: Pretrained, folder: str | Path, layout: Layout = "hf") -> N
     folder = Path(folder)
     if layout == "hf":
         huggingface.save(pretrained, folder)
+    elif layout == "vilbert":
+        vilbert.save(pretrained, folder)
     else:
         _save_openai(pretrained, folder)
 

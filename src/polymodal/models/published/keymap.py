@@ -50,8 +50,8 @@ class BlockNames:
     fc1: str
     fc2: str
 
-    def entries(self, ours: str, theirs: str, layers: int) -> list[Entry]:
-        """Entries of all blocks, `ours`.0 and `theirs`.0 the first."""
+    def entries(self, ours: str, theirs: str, layers: int, start: int = 0) -> list[Entry]:
+        """Entries of all blocks, `ours`.0 and `theirs`.`start` the first."""
         pairs = {
             "norm1": self.norm1,
             "attention.out": self.out,
@@ -62,9 +62,9 @@ class BlockNames:
         found: list[Entry] = []
         for layer in range(layers):
             for our, their in pairs.items():
-                found += affine(f"{ours}.{layer}.{our}", f"{theirs}.{layer}.{their}")
+                found += affine(f"{ours}.{layer}.{our}", f"{theirs}.{start + layer}.{their}")
             for part in ("weight", "bias"):
-                joint = tuple(f"{theirs}.{layer}.{name}{part}" for name in self.qkv)
+                joint = tuple(f"{theirs}.{start + layer}.{name}{part}" for name in self.qkv)
                 found.append(Entry((f"{ours}.{layer}.attention.qkv.{part}",), joint))
         return found
 

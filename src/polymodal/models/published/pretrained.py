@@ -7,12 +7,14 @@ from polymodal.encoders.bert import Bert
 from polymodal.encoders.efficientnet_lite import EfficientNetLite
 from polymodal.encoders.resnet import Resnet
 from polymodal.encoders.vit import Vit
+from polymodal.encoders.whisper import Whisper
 from polymodal.models.clip import Clip
+from polymodal.models.multimodal import Multimodal
 from polymodal.models.published.keymap import Entry, State, to_ours
 from polymodal.preprocess import Preprocess, TextPreprocess
 from polymodal.text import Tokenizer
 
-Model = Clip | Vit | Resnet | EfficientNetLite | Bert
+Model = Clip | Vit | Resnet | EfficientNetLite | Bert | Whisper | Multimodal
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Pretrained:
 
     @property
     def config(self) -> Any:
-        """The model's config: `ClipConfig`, `VitConfig`, `BertConfig`, ..."""
+        """The model's config: `ClipConfig`, `VitConfig`, `BertConfig`, `MultimodalConfig`, ..."""
         return self.model.config
 
 
