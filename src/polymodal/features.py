@@ -3,12 +3,15 @@
 The settings live here, below data and objectives, for both obey them. `data/fit_features` learns them from training rows.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from polymodal.config import Config
 from polymodal.preprocess import AudioPreprocess, ImagePreprocess, TextPreprocess
+from polymodal.types import Input
 
 MISSING, UNSEEN, FIRST = 0, 1, 2  # codes of a category: no value, a value unseen in training, the first known value
 
@@ -33,6 +36,7 @@ class ImageInput(Config):
 class TextInput(Config):
     kind: Literal["text"] = "text"
     columns: tuple[str, ...] = Field(min_length=1)  # several are read as one text, each after its name
+    pick: bool = False  # of a list of captions one is read, the first or in training any; False: all, joined
     preprocess: TextPreprocess = TextPreprocess()
 
 
@@ -81,6 +85,7 @@ class Target(Config):
     columns: tuple[str, ...] = Field(min_length=1)  # several: multilabel, one column of 0 and 1 a label
     task: Task
     classes: tuple[str, ...] = ()  # ordinal: from low to high; binary: what 0 and what 1 stand for
+    text: str = "text"  # tokens: the input whose pieces are labelled; it has one column, of lists of words
     mean: float = 0.0
     std: float = Field(1.0, gt=0)
 
@@ -105,3 +110,11 @@ class Target(Config):
 class Features(Config):
     inputs: dict[str, InputConfig] = Field(min_length=1)  # by the name of the model's encoder
     targets: dict[str, Target] = {}  # by the name of the model's head
+
+    def normalize(self, inputs: Mapping[str, Input]) -> dict[str, Input]:
+        """Inputs as the data gives them -> as the model takes them: pictures from uint8 to normalized floats."""
+        settings = {name: config.preprocess for name, config in self.inputs.items() if isinstance(config, ImageInput)}
+        return {
+            name: settings[name].normalize(given) if name in settings and isinstance(given, Tensor) else given
+            for name, given in inputs.items()
+        }

@@ -84,11 +84,11 @@ class Manifest:
         """
         options = Options(images=Path(images) if images is not None else None, encoding=encoding)
         ingested = open_source(str(source), options)
-        found = typing_.inspect(ingested.table)
+        found = typing_.inspect(ingested.table, ingested.root)
         url = typing_.url_column(found)
         if image is None and url is not None:
             ingested = with_local_files(ingested, url)
-            found = typing_.inspect(ingested.table)
+            found = typing_.inspect(ingested.table, ingested.root)
         image, found = typing_.choose_image(found, image)
         texts, found = typing_.choose_text(found, [text] if isinstance(text, str) else text)
         split_column, found = typing_.choose_split(found, split_column)

@@ -28,7 +28,7 @@ def as_strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
     Equal values are equal strings whatever wrote them: 3, "3" and "3.0" are "3", True and "True" are "true".
     """
     kind = column.type
-    if _is_list(kind):
+    if is_list(kind):
         return pa.chunked_array([pa.array([join(cell) for cell in as_lists(column)], pa.string())])
     if pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return pa.chunked_array([pa.nulls(len(column), pa.string())])
@@ -99,20 +99,21 @@ def _filled(column: pa.ChunkedArray) -> NDArray[np.float64]:
 
 
 def as_lists(column: pa.ChunkedArray) -> list[list[str] | None]:
-    """Values as lists of strings: lists, JSON in a string, or labels joined by `SEPARATORS`; None where empty.
+    """Values as lists of strings: lists, JSON in a string, or labels joined by `SEPARATORS`.
 
-    Of a list of objects, as VQA v2 writes its answers, the entry "answer" counts.
+    None where the cell is empty; an empty list says that there is none. Of a list of objects, as VQA v2
+    writes its answers, the entry "answer" counts.
     """
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return [None if cell is None or not cell.strip() else _split(cell) for cell in column.to_pylist()]
-    if _is_list(column.type):
-        return [_flat(cell) if cell else None for cell in column.to_pylist()]
+    if is_list(column.type):
+        return [None if cell is None else _flat(cell) for cell in column.to_pylist()]
     return [None if cell is None else [cell] for cell in as_strings(column).to_pylist()]
 
 
 def _split(cell: str) -> list[str] | None:
     if (value := parsed_json(cell)) is not None and isinstance(value, list):
-        return _flat(value) or None
+        return _flat(value)
     return [part for part in SEPARATORS.split(cell.strip()) if part] or None
 
 
@@ -154,5 +155,5 @@ def _is_chinese(character: str) -> bool:
     return "\u3000" <= character <= "\u303f" or "\u3400" <= character <= "\u9fff" or "\uff00" <= character <= "\uffef"
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
