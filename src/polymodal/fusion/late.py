@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 from torch import Tensor, nn
 
 from polymodal.config import Config
@@ -31,7 +31,9 @@ class LateConfig(Config):
 
     kind: Literal["late"] = "late"
     weights: Weights = "learned"
-    fixed: dict[str, float] = Field(default_factory=dict)  # by the input's name, at least 0; they need not add up to 1
+    fixed: dict[str, FiniteFloat] = Field(
+        default_factory=dict
+    )  # by the input's name, at least 0; they need not add up to 1
     width: int = Field(256, ge=1, le=2**16)
 
     @model_validator(mode="after")

@@ -2,8 +2,8 @@
 
 Two ways. "concat": all channels side by side, then two convolutions. "gate": one convolution reads all channels and
 says for each place how much of each input is taken, Y = Σ s_m X_m with s a softmax over inputs (of two: a sigmoid).
-Maps of another size are resampled bilinearly, which holds where all inputs show the same view; sensors whose geometry
-differs (a camera and a bird's-eye radar) must be brought into one view before.
+Maps of another size are resampled, larger ones by means, smaller ones bilinearly, which holds where all inputs show the
+same view; sensors whose geometry differs (a camera and a bird's-eye radar) must be brought into one view before.
 
 Shapes: B rows; M inputs; g side of the grid; L = g_m² (+ leading) tokens of an input, row by row; D width.
 """
@@ -99,4 +99,7 @@ class Spatial(nn.Module):
         grid = torch.where(present[:, None, None, None], shown.mT.unflatten(2, (side, side)), first)
         if side == self.config.grid:
             return grid
-        return interpolate(grid, size=(self.config.grid,) * 2, mode="bilinear", align_corners=False, antialias=True)
+        size = (self.config.grid, self.config.grid)
+        if side > self.config.grid:  # a mean, for bilinear would skip places; torch's antialiasing knows no bfloat16
+            return interpolate(grid, size=size, mode="area")
+        return interpolate(grid, size=size, mode="bilinear", align_corners=False)
