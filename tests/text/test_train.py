@@ -36,9 +36,10 @@ def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
 
 BPE = train_tokenizer(CAPTIONS, "bpe", 600)
 UNIGRAM = train_tokenizer(CAPTIONS, "unigram", 600)
+CHARACTERS = train_tokenizer(CAPTIONS, "character", 600)
 
 
-@pytest.mark.parametrize("kind", ["bpe", "unigram", "wordpiece"])
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "wordpiece", "character"])
 def test_special_tokens_stand_in_place(kind: Kind) -> None:
     tokenizer = train_tokenizer(CAPTIONS, kind, 600)
     ids = ids_of(tokenizer, "一只狗")
@@ -88,10 +89,39 @@ def test_case_is_kept_when_asked() -> None:
     assert tokenizer.decode(ids_of(tokenizer, "Dog")) == "Dog"
 
 
-@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "character"])
 def test_the_same_texts_give_the_same_tokenizer(kind: Kind) -> None:
     once, twice = (train_tokenizer(iter(CAPTIONS), kind, 600) for _ in range(2))
     assert once.backend.get_vocab() == twice.backend.get_vocab()
+
+
+def test_a_character_is_a_token_in_any_script() -> None:
+    tokenizer = train_tokenizer(["一只狗 dog", "只狗 ＤＯ "] * 2, "character", 64)
+    assert tokenizer.backend.get_vocab(with_added_tokens=True) == {
+        token: number
+        for number, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *" do只狗g一"])  # frequent first
+    }
+    ids = ids_of(tokenizer, "一只\n\n狗 DOG猫!😀")
+    tokens = ["[CLS]", *"一只 狗 dog", "[UNK]", "[UNK]", "[UNK]", "[SEP]"]
+    assert [tokenizer.backend.id_to_token(number) for number in ids] == tokens
+    assert tokenizer.decode(ids) == "一只 狗 dog"  # what is unknown is lost
+    assert ids_of(tokenizer, "[SEP]")[1:-1] != [3]  # letters, not the token
+
+
+def test_only_the_most_frequent_characters_become_tokens() -> None:
+    texts = ["狗" * 3 + "猫" * 2 + "鱼", "".join(map(chr, range(0x4E00, 0x4E00 + 100))) * 2]
+    tokenizer = train_tokenizer(texts, "character", 64)
+    assert tokenizer.vocab_size == 64
+    assert tokenizer.backend.token_to_id("狗") == 5
+    assert tokenizer.backend.token_to_id("鱼") is None  # seen once
+    assert train_tokenizer(texts, "character", 200, min_frequency=1).backend.token_to_id("鱼") is not None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=40))
+def test_any_text_has_a_token_for_each_character_of_its_normal_form(text: str) -> None:
+    length = len(CHARACTERS.backend.normalizer.normalize_str(text))
+    assert len(ids_of(CHARACTERS, text)) == length + 2
 
 
 def test_its_errors() -> None:
@@ -99,8 +129,11 @@ def test_its_errors() -> None:
         train_tokenizer(CAPTIONS, "bpe", 100)
     with pytest.raises(DataError, match="wanted texts to learn from, got none"):
         train_tokenizer(["", "  "], "bpe", 600)
-    with pytest.raises(DataError, match="wanted texts to learn from, got none"):
-        train_tokenizer([], "unigram", 600)
+    with pytest.raises(ConfigError, match="vocab_size must be at least 64 for character, got 10"):
+        train_tokenizer(CAPTIONS, "character", 10)
+    for kind in ("unigram", "character"):
+        with pytest.raises(DataError, match="wanted texts to learn from, got none"):
+            train_tokenizer([], kind, 600)
 
 
 def test_new_characters_get_ids_behind_the_old_ones() -> None:

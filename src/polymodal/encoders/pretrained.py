@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from polymodal.config import Config
@@ -58,7 +59,12 @@ class TransformersConfig(Config):
         Raises:
             ConfigError: transformers is missing or does not know the model, or the model does not fit the config.
         """
-        model = _transformers().AutoModel.from_config(_settings(self.settings), dtype=torch.float32)
+        settings = _settings(self.settings)
+        try:
+            model = _transformers().AutoModel.from_config(settings, dtype=torch.float32)
+        except (ValueError, TypeError, RuntimeError) as error:
+            name = settings.model_type
+            raise ConfigError(f'encoder "transformers": no "{name}" has these settings: {_line(error)}') from None
         return TransformersEncoder(self, _encoder(model))
 
 
@@ -199,7 +205,7 @@ def load_transformers(
         model, found = transformers.AutoModel.from_pretrained(
             source, config=settings, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"{source}: wanted model.safetensors of this model: {_line(error)}") from None
     unused = ("decoder.",) if pool == "pooler" else ("decoder.", "pooler.")
     missing = sorted(name for name in found["missing_keys"] if not name.startswith(unused))
