@@ -15,12 +15,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "chinese_clip": {"resample": 3, "do_center_crop": True, "image_mean": CLIP_MEAN, "image_std": CLIP_STD},
     "siglip": {"resample": 3, "do_center_crop": False, "image_mean": HALF, "image_std": HALF},
     "vit": {"resample": 2, "do_center_crop": False, "image_mean": HALF, "image_std": HALF},
+    # Theirs keeps a picture's shape and pads the batch; ours, square, squashes it.
+    "vilt": {"resample": 3, "do_center_crop": False, "image_mean": HALF, "image_std": HALF},
 }
 PROCESSORS = {
     "clip": "CLIPImageProcessor",
     "chinese_clip": "ChineseCLIPImageProcessor",
     "siglip": "SiglipImageProcessor",
     "vit": "ViTImageProcessor",
+    "vilt": "ViltImageProcessor",
 }
 
 
@@ -70,7 +73,7 @@ def written(preprocess: ImagePreprocess, model_type: str) -> dict[str, Any]:
         "image_processor_type": PROCESSORS[model_type],
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"shortest_edge": side} if crop else square,
+        "size": {"shortest_edge": side} if crop or model_type == "vilt" else square,
         "do_center_crop": crop,
         **({"crop_size": square} if crop else {}),
         "resample": next(number for number, name in INTERPOLATIONS.items() if name == preprocess.interpolation),

@@ -11,14 +11,26 @@ from polymodal.encoders.whisper import WhisperConfig
 from polymodal.errors import ArtifactError, ConfigError
 from polymodal.layers.skeleton import skeleton
 from polymodal.models.clip import Clip, ClipConfig
-from polymodal.models.published import hf_bert, hf_clip, hf_preprocess, hf_vit, hf_whisper
+from polymodal.models.multimodal import Multimodal, MultimodalConfig
+from polymodal.models.published import (
+    hf_bert,
+    hf_clip,
+    hf_joint,
+    hf_lxmert,
+    hf_preprocess,
+    hf_vilt,
+    hf_visualbert,
+    hf_vit,
+    hf_whisper,
+)
 from polymodal.models.published.keymap import Entry, State, to_theirs
 from polymodal.models.published.pretrained import Pretrained, end_token, fill
 from polymodal.models.published.weights import read_json, read_weights, write_weights
 from polymodal.preprocess import ImagePreprocess, Preprocess, TextPreprocess
 from polymodal.text import Tokenizer
 
-KNOWN = ("clip", "siglip", "chinese_clip", "vit", "bert", "whisper")
+JOINT: dict[str, Any] = {"lxmert": hf_lxmert, "vilt": hf_vilt, "visual_bert": hf_visualbert}  # a text and a picture
+KNOWN = ("clip", "siglip", "chinese_clip", "vit", "bert", "whisper", *JOINT)
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 UNLIMITED = 10**6  # tokenizer_config.json writes 1e30 for "no limit"
 
@@ -35,7 +47,7 @@ def load(folder: Path, settings: dict[str, Any]) -> Pretrained:
         raise ArtifactError(f'{folder}: model_type "{kind}" is not known; known: {", ".join(KNOWN)}{hint}')
     if kind == "whisper":
         return hf_whisper.load(folder, settings)
-    state = _plain(read_weights(folder), kind)
+    state = _plain(read_weights(folder), kind, str(folder))
     try:
         config, heads = _config(folder, settings, kind, state)
     except ConfigError as error:
@@ -43,12 +55,12 @@ def load(folder: Path, settings: dict[str, Any]) -> Pretrained:
     model: Any = skeleton(config.build)
     left_out = fill(model, state, _entries(config), heads, str(folder))
     has_tokenizer = kind != "vit" and any((folder / name).is_file() for name in TOKENIZER_FILES)
-    return Pretrained(
-        model, Tokenizer.load(folder) if has_tokenizer else None, _preprocess(folder, kind, config), left_out
-    )
+    tokenizer = Tokenizer.load(folder) if has_tokenizer else None
+    answers = hf_joint.answers(settings, config) if isinstance(config, MultimodalConfig) else ()
+    return Pretrained(model, tokenizer, _preprocess(folder, kind, config), left_out, answers)
 
 
-def _plain(state: State, kind: str) -> State:
+def _plain(state: State, kind: str, where: str) -> State:
     """Without what follows from the config (position_ids), prefixes of task models, and names of 2018."""
     found = {}
     for name, tensor in state.items():
@@ -57,13 +69,15 @@ def _plain(state: State, kind: str) -> State:
         name = name.removeprefix(f"{kind}.") if kind in ("vit", "bert") else name
         name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
         found[name] = tensor
-    return found
+    return JOINT[kind].plain(found, where) if kind in JOINT else found
 
 
 def _config(
     folder: Path, settings: dict[str, Any], kind: str, state: State
-) -> tuple[ClipConfig | VitConfig | BertConfig, tuple[str, ...]]:
+) -> tuple[ClipConfig | VitConfig | BertConfig | MultimodalConfig, tuple[str, ...]]:
     """The config, and the prefixes of heads that may be left out."""
+    if kind in JOINT:
+        return JOINT[kind].config_of(settings, state), JOINT[kind].LEFT_OUT
     if kind == "bert":
         pool = _sentence_pool(folder) or ("pooler" if "pooler.dense.weight" in state else "cls")
         return hf_bert.config_of(settings, pool), (*hf_bert.HEADS, *(("pooler.",) if pool != "pooler" else ()))
@@ -89,19 +103,38 @@ def _sentence_pool(folder: Path) -> str | None:
     return names[0]
 
 
-def _entries(config: ClipConfig | VitConfig | BertConfig) -> list[Entry]:
+def _entries(config: ClipConfig | VitConfig | BertConfig | MultimodalConfig) -> list[Entry]:
+    if isinstance(config, MultimodalConfig):
+        found: list[Entry] = _family(config).entries(config)
+        return found
     if isinstance(config, ClipConfig):
         return hf_clip.entries(config)
     return hf_vit.entries(config) if isinstance(config, VitConfig) else hf_bert.entries(config)
 
 
-def _preprocess(folder: Path, kind: str, config: ClipConfig | VitConfig | BertConfig) -> Preprocess:
+def _family(config: MultimodalConfig) -> Any:
+    """The module of `JOINT` whose models are made of the same parts."""
+    encoders = [encoder.kind for encoder in config.encoders.values()]
+    for family in JOINT.values():
+        if list(config.encoders) == ["text", "image"] and (*encoders, config.fusion.kind) == family.PARTS:
+            return family
+    raise ArtifactError(
+        f"layout hf: transformers has no model with inputs {', '.join(config.encoders)} ({', '.join(encoders)}) and "
+        f"fusion {config.fusion.kind}; LXMERT, ViLT and VisualBERT have a place there; save others as an artifact"
+    )
+
+
+def _preprocess(folder: Path, kind: str, config: ClipConfig | VitConfig | BertConfig | MultimodalConfig) -> Preprocess:
     image, text = ImagePreprocess(), TextPreprocess()
     if isinstance(config, ClipConfig):
         image = hf_preprocess.read(folder, kind, config.image.image_size)
         text = _text_preprocess(folder, config.text, pad=kind == "siglip")
     elif isinstance(config, VitConfig):
         image = hf_preprocess.read(folder, kind, config.image_size)
+    elif isinstance(config, MultimodalConfig):
+        text = _text_preprocess(folder, config.encoders["text"], pad=False)
+        picture = config.encoders["image"]
+        image = hf_preprocess.read(folder, kind, picture.image_size) if isinstance(picture, VitConfig) else image
     else:
         text = _text_preprocess(folder, config, pad=False)
     return Preprocess(image=image, text=text)
@@ -126,15 +159,18 @@ def save(pretrained: Pretrained, folder: Path) -> None:
         hf_whisper.save(pretrained, folder)
         return
     config = _with_end_token(pretrained.config, pretrained.tokenizer)
-    settings = _settings(config)
-    entries = _entries(config)
     model = pretrained.model
-    assert isinstance(model, Clip | Vit | Bert)
+    assert isinstance(model, Clip | Vit | Bert | Multimodal)
+    if isinstance(model, Multimodal):
+        settings, state = _joint(model)
+        settings |= hf_joint.labels(model.config, pretrained.answers)
+    else:
+        settings, state = _settings(config), to_theirs(model.state_dict(), _entries(config))
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "config.json", settings)
-    write_weights(folder / "model.safetensors", to_theirs(model.state_dict(), entries))
+    write_weights(folder / "model.safetensors", state)
     kind = settings["model_type"]
-    if kind != "bert":
+    if kind in hf_preprocess.PROCESSORS:
         _write(folder / "preprocessor_config.json", hf_preprocess.written(pretrained.preprocess.image, kind))
     if isinstance(config, BertConfig) and config.pool == "mean":
         _write_sentence_transformer(folder, config, pretrained.preprocess.text.max_length)
@@ -174,6 +210,21 @@ def _settings(config: Any) -> dict[str, Any]:
     return _proved(settings, config, hf_clip.config_of(settings, hf_clip.family_of(config)))
 
 
+def _joint(model: Multimodal) -> tuple[dict[str, Any], State]:
+    """Their settings and weights. Learned tokens for absent inputs, which theirs do not know, stay behind."""
+    family = _family(model.config)
+    settings, entries, ours = family.settings_of(model.config), family.entries(model.config), model.state_dict()
+    if lacking := sorted({name for entry in entries for name in entry.ours} - ours.keys()):
+        raise ArtifactError(
+            f"layout hf: {settings['architectures'][0]} must have {', '.join(lacking)}, which the model has not; its "
+            "heads are of another kind"
+        )
+    state = to_theirs(ours, entries)
+    config = model.config.model_copy(update={"input_dropout": 0.0})  # a matter of training
+    _proved(settings, config, family.config_of(settings, state))
+    return settings, family.written(state)
+
+
 def _proved(settings: dict[str, Any], config: Any, back: Any) -> dict[str, Any]:
     free = {"temperature", "max_scale", "learn_temperature", "bias"}  # where training starts; the weights say the rest
     lost = sorted(_differences(config.to_dict(), back.to_dict(), free))
@@ -190,7 +241,7 @@ def _differences(ours: dict[str, Any], theirs: dict[str, Any], free: set[str], u
         other = theirs.get(key)
         if isinstance(value, dict) and isinstance(other, dict):
             found += _differences(value, other, set(), f"{under}{key}.")
-        elif key == "mlp_width" and value is None:
+        elif key == "mlp_width" and value is None and other is not None:
             found += [] if other == 4 * ours["width"] else [f"{under}{key}"]
         elif key not in free and value != other:
             found.append(f"{under}{key} {json.dumps(value)}")

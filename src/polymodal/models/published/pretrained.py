@@ -8,6 +8,7 @@ from polymodal.encoders.efficientnet_lite import EfficientNetLite
 from polymodal.encoders.resnet import Resnet
 from polymodal.encoders.vit import Vit
 from polymodal.encoders.whisper import Whisper
+from polymodal.features import Features
 from polymodal.models.clip import Clip
 from polymodal.models.multimodal import Multimodal
 from polymodal.models.published.keymap import Entry, State, to_ours
@@ -22,7 +23,9 @@ class Pretrained:
     model: Model  # float32, in eval mode
     tokenizer: Tokenizer | None  # None for an image tower, or where the source has none
     preprocess: Preprocess
+    features: Features | None = None  # of an artifact with several inputs, which says more than `preprocess`
     left_out: tuple[str, ...] = ()  # weights of the source that belong to heads which the model does not have
+    answers: tuple[str, ...] = ()  # what the outputs of the head "answer" stand for, where the source says so
 
     @property
     def config(self) -> Any:
