@@ -49,6 +49,7 @@ CONFIGS: dict[str, Any] = {
     "series, stride": SeriesConfig.parse(SIZES | {"channels": 4, "max_length": 12, "kernel": 5, "stride": 3}, ""),
     "regions, sum": RegionsConfig.parse(SIZES | {"feature_width": 6}, ""),
     "regions, mean": RegionsConfig.parse(SIZES | {"feature_width": 6, "style": "mean", "layers": 1}, ""),
+    "regions, typed": RegionsConfig.parse(SIZES | {"feature_width": 6, "style": "typed", "layers": 1}, ""),
     "regions, global": RegionsConfig.parse(
         SIZES | {"feature_width": 6, "global_region": True, "pool": "first", "layers": 2}, ""
     ),

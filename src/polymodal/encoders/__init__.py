@@ -15,9 +15,14 @@ from polymodal.encoders.clip_resnet import ClipResnetConfig
 from polymodal.encoders.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
 from polymodal.encoders.image import ImageEncoderConfig
 from polymodal.encoders.lstm import LstmConfig
+from polymodal.encoders.pretrained import TransformersConfig
+from polymodal.encoders.record import RecordConfig, RecordMlpConfig
+from polymodal.encoders.regions import GridRegionsConfig, RegionsConfig
 from polymodal.encoders.resnet import ResnetConfig
+from polymodal.encoders.series import SeriesConfig
 from polymodal.encoders.text_transformer import TextTransformerConfig
 from polymodal.encoders.vit import VitConfig
+from polymodal.encoders.whisper import WhisperConfig
 
 TextEncoderConfig = Annotated[TextTransformerConfig | BertConfig | LstmConfig, Field(discriminator="kind")]
 EncoderConfig = Annotated[
@@ -27,7 +32,14 @@ EncoderConfig = Annotated[
     | EfficientNetLiteConfig
     | TextTransformerConfig
     | BertConfig
-    | LstmConfig,
+    | LstmConfig
+    | WhisperConfig
+    | RecordConfig
+    | RecordMlpConfig
+    | SeriesConfig
+    | RegionsConfig
+    | GridRegionsConfig
+    | TransformersConfig,
     Field(discriminator="kind"),
 ]
 
@@ -42,11 +54,18 @@ __all__ = [
     "ClipResnetConfig",
     "EfficientNetLiteConfig",
     "EncoderConfig",
+    "GridRegionsConfig",
     "ImageEncoderConfig",
     "LstmConfig",
+    "RecordConfig",
+    "RecordMlpConfig",
+    "RegionsConfig",
     "ResnetConfig",
+    "SeriesConfig",
     "TextEncoderConfig",
     "TextTransformerConfig",
+    "TransformersConfig",
     "VitConfig",
+    "WhisperConfig",
     "for_use",
 ]

@@ -39,7 +39,10 @@ class _Columns(Config):
 
 
 class RecordConfig(_Columns):
-    """The sizes are the defaults of the authors' package rtdl for three blocks; its ReGLU is a GELU here."""
+    """The sizes are the defaults of the authors' package rtdl for three blocks.
+
+    Ours differs in two things: a GELU in the place of ReGLU, and the first block keeps its first LayerNorm.
+    """
 
     kind: Literal["record"] = "record"
     reads: ClassVar[Literal["record"]] = "record"
