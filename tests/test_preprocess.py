@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from polymodal.errors import ConfigError
-from polymodal.preprocess import ImagePreprocess, Preprocess, TextPreprocess
+from polymodal.preprocess import AudioPreprocess, ImagePreprocess, Preprocess, TextPreprocess
 
 
 def test_normalizing_is_the_formula_channel_by_channel() -> None:
@@ -19,6 +19,7 @@ def test_it_comes_back_equal_from_json_values() -> None:
     written = Preprocess(
         image=ImagePreprocess(size=64, fit="squash", interpolation="bilinear", background=(1, 2, 3)),
         text=TextPreprocess(max_length=9, pad_to_max=True),
+        audio=AudioPreprocess(rate=8000, seconds=2.5, pad_to_max=True, mels=64),
     )
     assert Preprocess.parse(written.to_dict(), where="preprocess.json") == written
 
@@ -29,9 +30,30 @@ def test_it_comes_back_equal_from_json_values() -> None:
         ({"image": {"size": 0}}, "image.size: Input should be greater than or equal to 1, got 0"),
         ({"image": {"fit": "pad"}}, "image.fit: Input should be 'crop' or 'squash', got 'pad'"),
         ({"text": {"max_len": 5}}, 'unknown key "text.max_len"; did you mean "max_length"?'),
+        (
+            {"audio": {"rate": 44100}},
+            "audio.rate: must be a multiple of 400, so that 10 ms are whole samples and 25 ms "
+            "an even number, got 44100",
+        ),
+        ({"audio": {"seconds": 0}}, "audio.seconds: Input should be greater than 0, got 0"),
+        (
+            {"audio": {"features": "samples", "pad_to_max": True}},
+            "audio: pad_to_max is for features log_mel; readers "
+            "of samples know padding by its mask, got {'features': 'samples', 'pad_to_max': True}",
+        ),
     ],
 )
 def test_nonsense_is_refused(data: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         Preprocess.parse(data, where="preprocess.json")
     assert str(error.value) == f"preprocess.json: {message}"
+
+
+def test_times_of_a_sound_in_samples() -> None:
+    audio = AudioPreprocess(rate=8000, seconds=1.5)
+    assert (audio.window, audio.hop, audio.max_samples, audio.channels) == (200, 80, 12000, 80)
+    assert AudioPreprocess(features="samples").channels == 1
+
+
+def test_settings_written_before_there_were_sounds_are_read() -> None:
+    assert Preprocess.parse({"image": {}, "text": {}}, "preprocess.json").audio == AudioPreprocess()

@@ -7,7 +7,7 @@ The settings live here, below data and engine, because released checkpoints brin
 from typing import Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from polymodal.config import Config
@@ -39,10 +39,15 @@ class TextPreprocess(Config):
 
 
 class AudioPreprocess(Config):
-    """Sound file -> mono samples at `rate` -> log-mel frames, a hundred a second, as Whisper's."""
+    """Sound file -> mono samples at `rate` -> steps that an encoder reads.
+
+    log_mel: Whisper's frames, a hundred a second. samples: the samples themselves, of mean 0 and variance 1, as
+    wav2vec 2.0 and its kin read them.
+    """
 
     rate: int = Field(16000, ge=4000, le=192000)  # samples a second
     seconds: float = Field(30.0, gt=0, le=3600)  # longer sounds are cut
+    features: Literal["log_mel", "samples"] = "log_mel"
     pad_to_max: bool = False  # Whisper's weights were trained on sounds padded to 30 s
     mels: int = Field(80, ge=1)  # bands from 0 Hz to rate / 2
 
@@ -52,6 +57,17 @@ class AudioPreprocess(Config):
         if rate % 400:
             raise ValueError("must be a multiple of 400, so that 10 ms are whole samples and 25 ms an even number")
         return rate
+
+    @model_validator(mode="after")
+    def _fits(self) -> "AudioPreprocess":
+        if self.pad_to_max and self.features == "samples":
+            raise ValueError("pad_to_max is for features log_mel; readers of samples know padding by its mask")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Numbers that a step has."""
+        return self.mels if self.features == "log_mel" else 1
 
     @property
     def window(self) -> int:

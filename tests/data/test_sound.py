@@ -7,7 +7,9 @@ import tarfile
 import tracemalloc
 import warnings
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from polymodal.data.sound import SilentSound, SoundError, is_silent, is_sound, read_sound, resample
+from polymodal.data.sound import SilentSound, SoundError, is_silent, is_sound, read_sound, resample, steps
 from polymodal.errors import ConfigError
+from polymodal.layers.log_mel import log_mel
 from polymodal.preprocess import AudioPreprocess
 
 PLAIN = AudioPreprocess()
@@ -254,8 +257,28 @@ def test_silence_is_named_and_used(tmp_path: Path, level: float) -> None:
 
 
 def test_a_quiet_sound_is_not_silent() -> None:
-    quiet = read_sound(file(tone(gain=2**-14)), PLAIN)
-    assert not is_silent(quiet)
+    assert not is_silent(read_sound(file(tone(gain=2**-11)), PLAIN))
+
+
+def test_the_dither_of_silence_is_silent() -> None:
+    """As in recordings of silence that telephones play: noise of two steps of 16 bits to either side."""
+    dither = np.random.default_rng(1).integers(-2, 3, 8000) / 2**15
+    with pytest.warns(SilentSound):
+        read_sound(file(dither.astype(np.float32)), PLAIN)
+
+
+def test_steps_are_log_mel_frames_or_samples_of_variance_one() -> None:
+    samples = tone() + np.float32(0.1)
+    frames = steps(samples, PLAIN)
+    assert frames.shape == (50, PLAIN.channels) == (50, 80)
+    assert np.array_equal(frames, log_mel(samples, PLAIN).numpy())
+    wave = AudioPreprocess(features="samples")
+    found = steps(samples, wave)
+    assert found.shape == (8000, wave.channels) == (8000, 1)
+    extractor: Any = import_module("transformers").Wav2Vec2FeatureExtractor(do_normalize=True)
+    expected = extractor(samples, sampling_rate=RATE, return_tensors="np").input_values[0]
+    assert np.abs(found[:, 0] - expected).max() <= 1e-5
+    assert np.isfinite(steps(np.zeros(10, np.float32), wave)).all()
 
 
 @given(

@@ -84,7 +84,7 @@ def test_spec_augment_works_in_training_only() -> None:
 
 
 def test_frames_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ShapeError, match=r"wanted frames of 12 bands, got 80; set preprocess\.mels to it"):
+    with pytest.raises(ShapeError, match=r"wanted frames of 12 bands, got 80; set preprocess\.mels to 12 and"):
         tower()(Series(torch.zeros(1, 4, 80), torch.ones(1, 4, dtype=torch.bool)))
     with pytest.raises(
         ShapeError, match=r"at most 40 frames have positions, got 41; set preprocess\.seconds to 0\.4 or less"

@@ -165,7 +165,7 @@ class SeriesRows:
 
 
 class SoundRows:
-    """Log-mel frames of sounds. A silent one counts as absent."""
+    """Steps of sounds: log-mel frames, or samples. A silent one counts as absent."""
 
     def __init__(self, rows: Rows, config: AudioInput, trouble: Trouble) -> None:
         self.files = Files(rows, config.column, self._read, array_bytes, trouble)
@@ -177,10 +177,10 @@ class SoundRows:
             samples = sound.read_sound(given, self._config.preprocess, self._root)
         if sound.is_silent(samples):
             raise CellError("the sound", "silent", "is silent", "record it again, or leave it out")
-        return sound.log_mel(samples, self._config.preprocess)
+        return sound.steps(samples, self._config.preprocess)
 
     def batch(self, places: Places, epoch: int = 0) -> tuple[Series, Tensor]:
-        return _padded([self.files(place) for place in places.tolist()], self._config.preprocess.mels)
+        return _padded([self.files(place) for place in places.tolist()], self._config.preprocess.channels)
 
 
 def _padded(found: Sequence[NDArray[np.float32] | None], channels: int) -> tuple[Series, Tensor]:

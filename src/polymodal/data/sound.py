@@ -17,13 +17,14 @@ from scipy.signal import resample_poly
 
 from polymodal.data.decode import PictureError, describe, read_bytes, resolve
 from polymodal.errors import ConfigError, DataError
+from polymodal.layers.log_mel import log_mel
 from polymodal.preprocess import AudioPreprocess
 
 EXTENSIONS = frozenset((".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf"))
 MIN_RATE, MAX_RATE = 1000, 384_000  # samples a second of a file; outside of these its header is nonsense
 MAX_CHANNELS = 32
 MAX_VALUE = 2.0**31  # of a sample: floats in the scale of 32-bit integers are borne, 1 is the custom
-SILENCE = 2.0**-15  # one step of 16 bits
+SILENCE = 2.0**-12  # from the lowest to the highest sample, 8 steps of 16 bits: the dither of silence fills 4
 BLOCK = 2**16  # frames that are decoded at a time
 
 # libsndfile knows two dozen more formats, old ones of which nobody has looked after the readers.
@@ -77,8 +78,19 @@ def read_sound(
     return resample(samples, rate, preprocess.rate)[: preprocess.max_samples]
 
 
+def steps(samples: NDArray[np.float32], preprocess: AudioPreprocess) -> NDArray[np.float32]:
+    """What an encoder reads of a sound, (T, `preprocess.channels`).
+
+    Source of the samples' scale: transformers `Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm`.
+    """
+    if preprocess.features == "log_mel":
+        return log_mel(samples, preprocess).numpy()
+    scaled = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+    return np.asarray(scaled, dtype=np.float32)[:, None]
+
+
 def is_silent(samples: NDArray[np.float32]) -> bool:
-    """Whether all samples lie within one step of 16 bits; a constant other than zero is silence too."""
+    """Whether all samples lie within `SILENCE` of each other; a constant other than zero is silence too."""
     return bool(np.ptp(samples) < SILENCE)
 
 

@@ -94,7 +94,8 @@ class Whisper(nn.Module):
         _, length, bands = sound.values.shape
         if bands != self.config.mels:
             raise ShapeError(
-                f"audio encoder: wanted frames of {self.config.mels} bands, got {bands}; set preprocess.mels to it"
+                f"audio encoder: wanted frames of {self.config.mels} bands, got {bands}; "
+                f"set preprocess.mels to {self.config.mels} and preprocess.features to log_mel"
             )
         if length > 2 * self.config.max_length:
             raise ShapeError(

@@ -23,9 +23,9 @@ class Pretrained:
     model: Model  # float32, in eval mode
     tokenizer: Tokenizer | None  # None for an image tower, or where the source has none
     preprocess: Preprocess
-    features: Features | None = None  # of an artifact with several inputs, which says more than `preprocess`
     left_out: tuple[str, ...] = ()  # weights of the source that belong to heads which the model does not have
     answers: tuple[str, ...] = ()  # what the outputs of the head "answer" stand for, where the source says so
+    features: Features | None = None  # of an artifact with several inputs, which says more than `preprocess`
 
     @property
     def config(self) -> Any:
