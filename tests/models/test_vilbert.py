@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from polymodal.encoders.regions import RegionsConfig
 from polymodal.errors import ArtifactError
+from polymodal.features import Features
 from polymodal.layers.skeleton import skeleton
 from polymodal.models import published
 from polymodal.models.heads import HeadsConfig, LinearHead
@@ -18,9 +20,11 @@ from polymodal.models.multimodal import Multimodal, MultimodalConfig
 from polymodal.models.published import Pretrained
 from polymodal.models.published import vilbert as layout
 from polymodal.models.vilbert import vilbert_base, vilbert_tiny
+from polymodal.objectives.joint import JointObjectiveConfig, JointStep, build_objectives
 from polymodal.preprocess import Preprocess
-from polymodal.types import Regions, Text
+from polymodal.types import Batch, Regions, Text
 from tests.models import vilbert_oracle as oracle
+from tests.objectives import joint_toy
 
 SMALL: dict[str, Any] = {
     "vocab_size": 20,
@@ -322,16 +326,47 @@ def test_a_model_that_has_no_place_in_their_layout_is_not_written(tmp_path: Path
     assert not (tmp_path / "x").exists()
 
 
-def test_the_tiny_one_reads_pixels_and_every_weight_learns() -> None:
+def pretraining_step(config: MultimodalConfig, features: dict[str, Any], image: Any, *losses: dict[str, Any]) -> Any:
+    """The model, with gradients, and the log of one step of pre-training on six pairs."""
+    known = Features.parse({"inputs": features | {"text": {"kind": "text", "columns": ["text"]}}}, "features")
+    parsed = [TypeAdapter(JointObjectiveConfig).validate_python(loss) for loss in losses]
+    joint = build_objectives(parsed, known, {"text": joint_toy.tokenizer()})
     torch.manual_seed(0)
-    model = vilbert_tiny(vocab_size=30, image_size=16).build()
-    pixels = torch.randn(2, 3, 16, 16)
-    given = {"text": inputs()["text"], "image": pixels}
-    present = {"text": torch.tensor([True, False]), "image": torch.tensor([True, True])}
-    out = model(given, present)
-    words = model.pretraining["masked_text"](out.fused.tokens["text"].sequence)
-    matching = model.pretraining["matching"](out.fused.pooled)
-    (words.square().mean() + matching.square().mean() + out.fused.tokens["image"].sequence.square().mean()).backward()
-    silent = {name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()}
-    assert {name for name in silent if not name.startswith("pretraining.masked_regions")} == {"missing.learned.image"}
-    assert out.fused.tokens["image"].sequence.shape == (2, 1 + 4, 128)  # a global region, then 2 x 2 cells
+    model: Multimodal = config.build()
+    there = torch.ones(6, dtype=torch.bool)
+    given = {"text": joint_toy.text(), "image": image}
+    batch = Batch(given, dict.fromkeys(given, there), {}, {}, torch.arange(6))
+    result = joint(JointStep(model, batch, torch.Generator().manual_seed(5)))
+    result.loss.backward()
+    return model, result.log
+
+
+def silent(model: Multimodal) -> set[str]:
+    return {name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()}
+
+
+MASKED_TEXT = {"kind": "masked_text", "rate": 0.5}
+MATCHING = {"kind": "matching"}
+
+
+def test_pretraining_of_regions_reaches_every_weight() -> None:
+    config = layout.config_of(SMALL | {"vocab_size": 300, "max_position_embeddings": 12, "v_feature_size": 5}, "here")
+    features = {"image": {"kind": "regions", "column": "regions", "width": 5, "classes": 5}}
+    losses = (MASKED_TEXT, {"kind": "masked_regions", "input": "image", "rate": 0.5}, MATCHING)
+    model, log = pretraining_step(config, features, joint_toy.regions(classes=5), *losses)
+    assert {"masked_text", "masked_regions", "matching"} <= log.keys()
+    assert all(torch.isfinite(value) for value in log.values())
+    assert silent(model) == {"missing.learned.text", "missing.learned.image"}
+
+
+def test_the_tiny_one_learns_from_pixels() -> None:
+    features = {"image": {"kind": "image", "column": "image"}}
+    losses = (MASKED_TEXT, {"kind": "masked_image"}, MATCHING)
+    config = vilbert_tiny(vocab_size=300, image_size=16)
+    model, log = pretraining_step(config, features, joint_toy.pixels(), *losses)
+    assert all(torch.isfinite(value) for value in log.values())
+    assert silent(model) == {"missing.learned.text", "missing.learned.image"}
+    with torch.no_grad():
+        out = model.eval()({"text": joint_toy.text(), "image": joint_toy.pixels()}, maps=True)
+    assert out.fused.tokens["image"].sequence.shape == (6, 1 + 4, 128)  # a global region, then 2 x 2 cells
+    assert out.fused.maps["text->image.1"].shape[-1] == 5

@@ -11,6 +11,7 @@ from polymodal.encoders.vit import VitConfig
 from polymodal.fusion.coattention import CoattentionConfig, StreamConfig
 from polymodal.models.multimodal import MultimodalConfig
 from polymodal.models.pretraining import (
+    MaskedImageHeadConfig,
     MaskedRegionsHeadConfig,
     MaskedTextHeadConfig,
     MatchingHeadConfig,
@@ -27,7 +28,7 @@ def vilbert(
     width: int,
     heads: int,
     join: Literal["product", "sum"] = "product",
-    region_outputs: dict[str, int] | None = None,
+    regions: MaskedRegionsHeadConfig | MaskedImageHeadConfig | None = None,
 ) -> MultimodalConfig:
     """ViLBERT of any size.
 
@@ -39,15 +40,15 @@ def vilbert(
         width: of the attention between the streams, and of the joint state.
         heads: of the connections.
         join: how the joint state is made of the two streams' poolers.
-        region_outputs: numbers that pre-training predicts of a masked region, by name: {"classes": K} of the detector's
-            K classes, {"features": F} of the region's own features. None: no such head.
+        regions: what pre-training finds again of a hidden region: the detector's classes, its features, or the pixels
+            of a cell. None: nothing.
     """
     pretraining: dict[str, PretrainingHeadConfig] = {
         "masked_text": MaskedTextHeadConfig(input="text", eps=text.eps),
         "matching": MatchingHeadConfig(),
     }
-    if region_outputs is not None:
-        pretraining["masked_regions"] = MaskedRegionsHeadConfig(input="image", outputs=region_outputs, eps=image.eps)
+    if regions is not None:
+        pretraining[regions.kind] = regions
     fusion = CoattentionConfig(
         width=width,
         heads=heads,
@@ -84,7 +85,7 @@ def vilbert_base(vocab_size: int = 30522, feature_width: int = 2048, classes: in
         image_layers=(1,) * 6,
         width=1024,
         heads=8,
-        region_outputs={"classes": classes},
+        regions=MaskedRegionsHeadConfig(input="image", outputs={"classes": classes}),
     )
 
 
@@ -105,4 +106,12 @@ def vilbert_tiny(vocab_size: int = 8192, image_size: int = 64) -> MultimodalConf
     image = GridRegionsConfig(
         backbone=backbone, width=128, global_region=True, heads=4, mlp_width=256, pool="first", dropout=0.1
     )
-    return vilbert(text, image, text_layers=(1, 1), image_layers=(1, 1), width=128, heads=4)
+    return vilbert(
+        text,
+        image,
+        text_layers=(1, 1),
+        image_layers=(1, 1),
+        width=128,
+        heads=4,
+        regions=MaskedImageHeadConfig(input="image", cell=backbone.patch_size),
+    )

@@ -122,7 +122,9 @@ def _config(read: dict[str, Any]) -> MultimodalConfig:
         width=read["bi_hidden_size"],
         heads=read["bi_num_attention_heads"],
         join="sum" if read.get("fusion_method", "mul") == "sum" else "product",
-        region_outputs={"features" if features else "classes": read["v_target_size"]},
+        regions=MaskedRegionsHeadConfig(
+            input="image", outputs={"features" if features else "classes": read["v_target_size"]}
+        ),
     )
 
 
@@ -305,7 +307,7 @@ def load(folder: Path, settings: dict[str, Any]) -> Pretrained:
     found = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
     length = min(TOKENS, int(settings["max_position_embeddings"]))
     preprocess = Preprocess(text=TextPreprocess(max_length=length))
-    return Pretrained(model, Tokenizer.load(folder) if found else None, preprocess, left_out)
+    return Pretrained(model, Tokenizer.load(folder) if found else None, preprocess, left_out=left_out)
 
 
 def _weights(folder: Path) -> Path:
