@@ -88,7 +88,7 @@ def _unpacked(content: bytes, keys: frozenset[str] | None) -> dict[str, NDArray[
 
 def _array(value: Any, name: str) -> NDArray[Any]:
     try:
-        return np.asarray(value, np.float32)  # None becomes NaN
+        return np.asarray(value, np.float64)  # None becomes NaN
     except (ValueError, TypeError):
         reason = "holds lists of unequal lengths, or something that is no number"
         raise CellError(name, "not-a-series", reason, "give every step the same channels") from None

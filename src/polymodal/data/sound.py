@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
 from polymodal.data.decode import PictureError, describe, read_bytes, resolve
-from polymodal.errors import ConfigError, DataError
+from polymodal.data.faults import CellError
+from polymodal.errors import ConfigError
 from polymodal.layers.log_mel import log_mel
 from polymodal.preprocess import AudioPreprocess
 
@@ -37,14 +38,8 @@ _STREAMED = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # sizes that recorders write which cann
 _SLACK = 8  # bytes: some writers count a chunk's own header or its padding
 
 
-class SoundError(DataError):
-    """A sound cannot be used; `kind` is a word to count by, `str` says all of it."""
-
-    def __init__(self, name: object, kind: str, reason: str, remedy: str) -> None:
-        super().__init__(f"{name}: {reason}; {remedy}")
-        self.kind = kind
-        self.reason = reason
-        self.remedy = remedy
+class SoundError(CellError):
+    """A sound cannot be used."""
 
 
 class SilentSound(UserWarning):
