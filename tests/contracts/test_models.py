@@ -50,7 +50,7 @@ def distinct(configs: dict[str, Any]) -> dict[str, Any]:
 
 CLIPS = distinct({name: small(config) for name, config in MODELS.items()})
 TOWERS = distinct(
-    {name: small_tower(config) for name, config in ENCODERS.items()}
+    {name: small_tower(config) for name, config in ENCODERS.items() if config.reads != "audio"}  # see test_encoders
     | {f"{name}.image": small(config).image for name, config in MODELS.items()}
     | {f"{name}.text": small(config).text for name, config in MODELS.items()}
     | {

@@ -17,6 +17,9 @@ EXACT = {
     "vit-b32": 88_224_232 - 769_000,
     "vit-l16": 304_326_632 - 1_025_000,
     "bert-base": 109_482_240 - 768 * 769,  # with its pooler, less that
+    "whisper-tiny": 8_208_384 - 576_000 + 1_536,  # transformers' encoder, less positions, and biases of keys more
+    "whisper-base": 20_590_592 - 768_000 + 3_072,
+    "whisper-small": 88_154_112 - 1_152_000 + 9_216,
 }
 MILLIONS = {  # open_clip, docs/model_profile.csv; Chinese-CLIP's README
     "clip-rn50": 102.0,
@@ -62,6 +65,8 @@ def test_the_two_towers_of_vit_b_32() -> None:
 def test_a_single_tower_has_one_count() -> None:
     row = names.sizes("bert-base")
     assert (row["image"], row["text"], row["image_parameters"]) == (None, "bert", None)
+    row = names.sizes("whisper-base")
+    assert (row["text"], row["audio"], row["max_length"]) == (None, "whisper", 1500)
 
 
 def test_no_name_stands_for_two_things() -> None:

@@ -19,8 +19,8 @@ def run(
 
     A checkpoint is a folder or file, `hub:organization/name[@revision]`, or `pip:name` (weights that a Python package
     brings: `pip:all-minilm-l6-v2`, `pip:efficientnet-lite0`). Layouts that are read: Hugging Face CLIP, SigLIP,
-    Chinese-CLIP, ViT and BERT (sentence-transformers too), OpenAI's CLIP, torchvision's and timm's ResNets,
-    EfficientNet-Lite.
+    Chinese-CLIP, ViT, BERT (sentence-transformers too) and the encoder of Whisper, OpenAI's CLIP, torchvision's and
+    timm's ResNets, EfficientNet-Lite.
 
     **Examples**
 

@@ -1,7 +1,8 @@
 """Every model known by name: one table of name -> config.
 
 Sizes: openai/CLIP clip/clip.py and open_clip's model_configs; arXiv:2303.15343 and google's released configs (SigLIP);
-arXiv:2211.01335 table 1 (Chinese-CLIP); arXiv:2111.07991 (LiT). The "tiny" ones are ours, for two processor cores.
+arXiv:2211.01335 table 1 (Chinese-CLIP); arXiv:2111.07991 (LiT); arXiv:2212.04356 table 1 (Whisper, its encoder). The
+"tiny" ones of ours are for two processor cores.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from polymodal.encoders import (
     TextEncoderConfig,
     TextTransformerConfig,
     VitConfig,
+    WhisperConfig,
 )
 from polymodal.errors import ConfigError, did_you_mean
 from polymodal.layers.skeleton import skeleton
@@ -144,7 +146,9 @@ MODELS: Mapping[str, ClipConfig] = {
     "siglip-tiny": ClipConfig(image=TINY_VIT, text=TINY_TEXT, width=128, temperature=0.1, bias=-10.0, max_scale=1000.0),
 }
 
-ENCODERS: Mapping[str, ImageEncoderConfig | TextEncoderConfig] = {
+Tower = ImageEncoderConfig | TextEncoderConfig | WhisperConfig
+
+ENCODERS: Mapping[str, Tower] = {
     "vit-ti16": plain_vit(16, 192, 12, 3),
     "vit-s16": plain_vit(16, 384, 12, 6),
     "vit-b32": plain_vit(32, 768, 12, 12),
@@ -163,6 +167,9 @@ ENCODERS: Mapping[str, ImageEncoderConfig | TextEncoderConfig] = {
     "bert-base": BertConfig(),
     "bert-base-chinese": BertConfig(vocab_size=21128),
     "minilm-l6": BertConfig(width=384, layers=6, heads=12, pool="mean"),
+    "whisper-tiny": WhisperConfig(),
+    "whisper-base": WhisperConfig(width=512, layers=6, heads=8),
+    "whisper-small": WhisperConfig(width=768, layers=12, heads=12),
 }
 
 
@@ -175,7 +182,7 @@ def config(name: str) -> ClipConfig:
     return _look_up(MODELS, name, "model")
 
 
-def encoder_config(name: str) -> ImageEncoderConfig | TextEncoderConfig:
+def encoder_config(name: str) -> Tower:
     """The config of a single tower by its name.
 
     Raises:
@@ -197,7 +204,7 @@ def sizes(name: str) -> dict[str, str | int | None]:
         ConfigError: nothing has this name.
     """
     found: Any = ENCODERS.get(name) or config(name)
-    image = text = image_count = text_count = None
+    image = text = audio = image_count = text_count = None
     if isinstance(found, ClipConfig):
         image, text = found.image, found.text
         image_count = parameter_count(image) + projection_count(found.image_projection, image.width, found)
@@ -205,13 +212,14 @@ def sizes(name: str) -> dict[str, str | int | None]:
         count = image_count + text_count + 1 + int(found.bias is not None)  # 1: the scale
     else:
         count = parameter_count(found)
-        image, text = (found, None) if hasattr(found, "image_size") else (None, found)
+        image, text, audio = (found if found.reads == kind else None for kind in ("image", "text", "audio"))
     return {
         "name": name,
         "image": None if image is None else image.kind,
         "text": None if text is None else text.kind,
+        "audio": None if audio is None else audio.kind,
         "image_size": getattr(image, "image_size", None),
-        "max_length": getattr(text, "max_length", None),
+        "max_length": getattr(text or audio, "max_length", None),
         "width": found.shared_width if isinstance(found, ClipConfig) else found.width,
         "parameters": count,
         "image_parameters": image_count,
@@ -220,7 +228,7 @@ def sizes(name: str) -> dict[str, str | int | None]:
 
 
 @cache  # many models share a tower
-def parameter_count(tower: ImageEncoderConfig | TextEncoderConfig) -> int:
+def parameter_count(tower: Tower) -> int:
     return sum(parameter.numel() for parameter in skeleton(tower.build).parameters())
 
 
