@@ -1,6 +1,7 @@
 """Gated unit, FiLM and attention pooling: fusions of vectors that weigh."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def vector(*numbers: float) -> Tokens:
 
 @torch.no_grad()
 def test_two_inputs_share_one_gate() -> None:
-    fusion = GatedConfig(width=1).build({"a": 1, "b": 2})
+    fusion: Any = GatedConfig(width=1).build({"a": 1, "b": 2})
     fusion.project.linears["a"].weight.copy_(torch.tensor([[0.5]]))
     fusion.project.linears["b"].weight.copy_(torch.tensor([[1.0, -1.0]]))
     fusion.gate.weight.copy_(torch.tensor([[0.1, 0.2, 0.3]]))
@@ -56,7 +57,7 @@ def test_three_inputs_have_a_gate_each_and_these_do_not_add_up_to_one() -> None:
 @torch.no_grad()
 def test_the_only_one_of_two_inputs_passes_the_gate_whole() -> None:
     widths = {"image": 8, "text": 4}
-    fusion = GatedConfig(width=5).build(widths)
+    fusion: Any = GatedConfig(width=5).build(widths)
     given = {name: one for name, one in tokens(GatedConfig()).items() if name in widths}
     present = here(given, {"text": [0, 1, 2]})
     wanted = (given["image"].pooled @ fusion.project.linears["image"].weight.T).tanh()

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def test_all_products_stand_in_the_outer_product() -> None:
 @torch.no_grad()
 def test_one_linear_layer_over_two_inputs_is_the_bilinear_form() -> None:
     config = TensorConfig(inner=3, hidden=None, width=2)
-    fusion = config.build({"image": 3, "text": 3})
+    fusion: Any = config.build({"image": 3, "text": 3})
     weight, bias = fusion.read.weight.view(2, 4, 4), fusion.read.bias
     given = {name: one for name, one in tokens(config).items() if name != "record"}
     given = {name: one._replace(pooled=one.pooled[:, :3]) for name, one in given.items()}

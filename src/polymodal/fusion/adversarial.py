@@ -35,7 +35,7 @@ class AlignedConfig(Config):
     inner: VectorFusionConfig = LateConfig()
     common: int = Field(128, ge=1, le=2**16)  # width of the space in which the inputs shall look alike
     hidden: int = Field(128, ge=1)  # of the discriminator
-    strength: float = Field(1.0, gt=0)  # of the turned gradient
+    strength: float = Field(0.1, gt=0)  # of the turned gradient; near 1 the two players circle and never settle
 
     def build(self, widths: Mapping[str, int]) -> "Aligned":
         return Aligned(self, widths)

@@ -35,7 +35,7 @@ class BottleneckConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> "BottleneckConfig":
-        check_heads(self.width, self.heads)
+        check_heads("width", self.width, self.heads)
         return self
 
     def build(self, widths: Mapping[str, int]) -> "Bottleneck":

@@ -30,7 +30,7 @@ class CrossAttentionConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> "CrossAttentionConfig":
-        check_heads(self.width, self.heads)
+        check_heads("width", self.width, self.heads)
         return self
 
     def build(self, widths: Mapping[str, int]) -> "CrossAttentionFusion":
@@ -103,7 +103,7 @@ class CrossBlock(nn.Module):
         return self.attention.weights(self.norm1(x), self.norm1(seen), mask)
 
 
-def check_heads(width: int, heads: int) -> None:
+def check_heads(field: str, width: int, heads: int) -> None:
     """Raises ValueError, for validators of configs."""
     if width % heads:
-        raise ValueError(f"width must be a multiple of heads ({heads}), got {width}")
+        raise ValueError(f"{field} must be a multiple of heads ({heads}), got {width}")

@@ -44,7 +44,7 @@ class MultConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> "MultConfig":
-        check_heads(self.stream, self.heads)
+        check_heads("stream", self.stream, self.heads)
         return self
 
     def build(self, widths: Mapping[str, int]) -> "MultimodalTransformer":

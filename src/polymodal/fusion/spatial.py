@@ -1,7 +1,8 @@
 """Spatial fusion: feature maps of several inputs laid on one grid, place on place.
 
 Two ways. "concat": all channels side by side, then two convolutions. "gate": one convolution reads all channels and
-says for each place how much of each input is taken, Y = Σ s_m X_m with s a softmax over inputs (of two: a sigmoid).
+says for each place how much of each input is taken, Y = Σ s_m X_m with s a softmax over inputs (of two: a sigmoid). A
+gate chooses between inputs, and one can see what; where only both together hold the answer (an XOR), take "concat".
 Maps of another size are resampled, larger ones by means, smaller ones bilinearly, which holds where all inputs show the
 same view; sensors whose geometry differs (a camera and a bird's-eye radar) must be brought into one view before.
 
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -27,7 +28,9 @@ class SpatialConfig(Config):
     kind: Literal["spatial"] = "spatial"
     join: Literal["concat", "gate"] = "concat"
     grid: int = Field(7, ge=1, le=1024)  # side of the common grid
-    leading: dict[str, int] = Field(default_factory=dict)  # by input: tokens in front of the grid (a class token: 1)
+    leading: dict[str, NonNegativeInt] = Field(
+        default_factory=dict
+    )  # by input: tokens in front of the grid (a class token: 1)
     width: int = Field(256, ge=1, le=2**16)
 
     def build(self, widths: Mapping[str, int]) -> "Spatial":
