@@ -59,7 +59,9 @@ def patchify(pixels: Tensor, side: int) -> Tensor:
 def normalize_cells(cells: Tensor) -> Tensor:
     """Each cell (..., 3 P²) by its own mean and its own variance, of n - 1, + 1e-6: MAE's norm_pix_loss."""
     centered = cells - cells.mean(-1, keepdim=True)
-    return centered / (cells.var(-1, keepdim=True) + 1e-6).sqrt()
+    # Not Tensor.var, which warns where there are no cells at all.
+    variance = centered.square().sum(-1, keepdim=True) / (cells.shape[-1] - 1)
+    return centered / (variance + 1e-6).sqrt()
 
 
 def hide_cells(pixels: Tensor, hidden: Tensor, side: int) -> Tensor:
