@@ -1,10 +1,13 @@
 """Small models of a text and a picture, of transformers, and what goes into them."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
+from polymodal.models import published
 from polymodal.models.multimodal import Multimodal, MultimodalOutput
 from polymodal.types import Input, Regions, Text
 from tests.parity import reference
@@ -72,3 +75,34 @@ def masked_text_loss(model: Any, out: MultimodalOutput) -> Tensor:
     return torch.nn.functional.cross_entropy(model.pretraining["masked_text"](states), labels()[labels() >= 0])
 
 
+def rewrite(folder: Path, state: dict[str, Tensor]) -> None:
+    """The folder's weights in place of those that it has."""
+    save_file({name: tensor.clone() for name, tensor in state.items()}, folder / "model.safetensors", {"format": "pt"})
+
+
+def check_way_back(theirs: Any, folder: Path, unread: str = "no weight") -> None:
+    """From their file to ours and back: the same names and numbers, a file that theirs reads whole, and our own again.
+
+    Args:
+        unread: in the names of weights that nothing reads, which come back as zeros.
+    """
+    original = reference.weights(reference.write(theirs, folder / "theirs"))
+    pretrained = published.load(folder / "theirs")
+    published.save(pretrained, folder / "ours")
+    written = reference.weights(folder / "ours")
+    assert written.keys() == original.keys()
+    for name, tensor in original.items():
+        assert torch.equal(written[name], torch.zeros_like(tensor) if unread in name else tensor), name
+    again, info = type(theirs).from_pretrained(folder / "ours", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert all(torch.equal(mine, yours) for mine, yours in _both(again, theirs, unread))
+    back = published.load(folder / "ours")
+    assert back.config == pretrained.config
+    state = pretrained.model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in back.model.state_dict().items())
+
+
+def _both(one: Any, other: Any, unread: str) -> list[tuple[Tensor, Tensor]]:
+    theirs = dict(other.named_parameters())
+    return [(weight, theirs[name]) for name, weight in one.named_parameters() if unread not in name]

@@ -57,7 +57,7 @@ def load(folder: Path, settings: dict[str, Any]) -> Pretrained:
     has_tokenizer = kind != "vit" and any((folder / name).is_file() for name in TOKENIZER_FILES)
     tokenizer = Tokenizer.load(folder) if has_tokenizer else None
     answers = hf_joint.answers(settings, config) if isinstance(config, MultimodalConfig) else ()
-    return Pretrained(model, tokenizer, _preprocess(folder, kind, config), left_out, answers)
+    return Pretrained(model, tokenizer, _preprocess(folder, kind, config), left_out, answers=answers)
 
 
 def _plain(state: State, kind: str, where: str) -> State:
@@ -216,8 +216,8 @@ def _joint(model: Multimodal) -> tuple[dict[str, Any], State]:
     settings, entries, ours = family.settings_of(model.config), family.entries(model.config), model.state_dict()
     if lacking := sorted({name for entry in entries for name in entry.ours} - ours.keys()):
         raise ArtifactError(
-            f"layout hf: {settings['architectures'][0]} must have {', '.join(lacking)}, which the model has not; its "
-            "heads are of another kind"
+            f"layout hf: {settings['architectures'][0]} must have {', '.join(lacking)}, which the model has not; a part of "
+            "it is of another kind"
         )
     state = to_theirs(ours, entries)
     config = model.config.model_copy(update={"input_dropout": 0.0})  # a matter of training
