@@ -216,8 +216,8 @@ def _joint(model: Multimodal) -> tuple[dict[str, Any], State]:
     settings, entries, ours = family.settings_of(model.config), family.entries(model.config), model.state_dict()
     if lacking := sorted({name for entry in entries for name in entry.ours} - ours.keys()):
         raise ArtifactError(
-            f"layout hf: {settings['architectures'][0]} must have {', '.join(lacking)}, which the model has not; a part "
-            "of it is of another kind"
+            f"layout hf: {settings['architectures'][0]} must have {', '.join(lacking)}, which the model has not; "
+            "a part of it is of another kind"
         )
     state = to_theirs(ours, entries)
     config = model.config.model_copy(update={"input_dropout": 0.0})  # a matter of training
