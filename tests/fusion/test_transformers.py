@@ -64,9 +64,9 @@ def test_cross_attention_is_its_formula() -> None:
     for row in range(3):
         states = real(given, fusion, row)
         x, seen = states["text"], torch.cat([states["image"], states["record"]])
-        for block in fusion.blocks:
+        for block in fusion.encoder.blocks:
             x = cross(block, x, seen)
-        x = normed(fusion.norm, x)
+        x = normed(fusion.encoder.norm, x)
         torch.testing.assert_close(fused.tokens["text"].sequence[row, : len(x)], x, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(fused.pooled[row], x.mean(0), rtol=1e-4, atol=1e-5)
     assert fused.tokens["image"] is given["image"]
@@ -97,10 +97,12 @@ def test_bottlenecks_are_the_mean_of_what_each_input_made_of_them() -> None:
             for name, x in real(given, fusion, row).items()
             if name in names
         }
-        states = {name: own(fusion.separate[0][places[name]], x) for name, x in states.items()}
+        states = {name: own(fusion.stacks[places[name]][0], x) for name, x in states.items()}
         shared = fusion.bottlenecks
-        for layer in fusion.layers:
-            made = {name: own(layer[places[name]], torch.cat([x, shared])) for name, x in states.items()}
+        for number in (1, 2):
+            made = {
+                name: own(fusion.stacks[places[name]][number], torch.cat([x, shared])) for name, x in states.items()
+            }
             states = {name: x[:-3] for name, x in made.items()}
             shared = torch.stack([x[-3:] for x in made.values()]).mean(0)
         firsts = [normed(fusion.norms[places[name]], x)[0] for name, x in states.items()]
@@ -114,7 +116,7 @@ def test_without_bottlenecks_nothing_of_one_input_reaches_the_others_states() ->
     parts, given = built(config), tokens(config)
     other = given | {"text": given["text"]._replace(sequence=given["text"].sequence + 1)}
     assert not torch.allclose(join(parts, given).tokens["image"].sequence, join(parts, other).tokens["image"].sequence)
-    for block in (block for layer in parts[0].layers for block in layer):
+    for block in (block for stack in parts[0].stacks for block in stack):
         block.attention.out.weight.zero_()  # nobody looks at anybody
     assert torch.equal(join(parts, given).tokens["image"].sequence, join(parts, other).tokens["image"].sequence)
 
@@ -191,6 +193,28 @@ def test_attention_of_mult_comes_by_target_source_and_layer() -> None:
     assert maps["text->image.1"].shape == (3, 2, 4, 4)
     torch.testing.assert_close(maps["record->text.0"].sum(-1), torch.ones(3, 2, 4))
     assert not maps["record->text.0"][0, :, :, 2:].any()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CrossAttentionConfig(width=8, heads=2),
+        BottleneckConfig(width=8, separate=1, heads=2),
+        MultConfig(stream=4, layers=1, heads=2, dropout=0, embed_dropout=0),
+    ],
+)
+def test_recomputing_activations_changes_memory_only(config: Any) -> None:
+    def gradients(checkpoint: bool) -> list[Tensor]:
+        (model, missing), given = built(config), tokens(config)
+        stacks = [module for module in model.modules() if hasattr(module, "checkpoint")]
+        assert stacks
+        for stack in stacks:
+            stack.checkpoint = checkpoint
+        join((model.train(), missing), given).pooled.square().sum().backward()
+        return [weight.grad for weight in model.parameters() if weight.grad is not None]
+
+    for plain, recomputed in zip(gradients(False), gradients(True), strict=True):
+        torch.testing.assert_close(recomputed, plain, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

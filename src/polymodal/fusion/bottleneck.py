@@ -14,13 +14,16 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from polymodal.config import Config
 from polymodal.fusion.cross_attention import check_heads
 from polymodal.fusion.project import Project, at_least_two, average_weights, presence
 from polymodal.layers.attention import key_mask
-from polymodal.layers.transformer import Block
+from polymodal.layers.transformer import Block, Transformer
 from polymodal.types import Fused, Tokens
+
+_Work = tuple[Transformer, Block, Tensor, Tensor]  # an input's stack, its block of one layer, what goes in, its mask
 
 
 class BottleneckConfig(Config):
@@ -54,30 +57,22 @@ class Bottleneck(nn.Module):
         self.bottlenecks = nn.Parameter(torch.empty(config.bottlenecks, config.width))
         nn.init.normal_(self.class_tokens, std=0.02)
         nn.init.normal_(self.bottlenecks, std=0.02)
-        self.separate = nn.ModuleList(self._layer() for _ in range(config.separate))
-        self.layers = nn.ModuleList(self._layer() for _ in range(config.layers))
+        self.stacks = nn.ModuleList(self._stack() for _ in widths)
         self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in widths)
 
-    def _layer(self) -> nn.ModuleList:
+    def _stack(self) -> Transformer:
         config = self.config
-        mlp_width = config.mlp_width or 4 * config.width
-        return nn.ModuleList(
-            Block(config.width, config.heads, mlp_width, "gelu", 1e-5, dropout=config.dropout) for _ in self.widths
-        )
+        layers, mlp_width = config.separate + config.layers, config.mlp_width or 4 * config.width
+        return Transformer(layers, config.width, config.heads, mlp_width, "gelu", 1e-5, dropout=config.dropout)
 
     def forward(self, tokens: Mapping[str, Tokens], present: Mapping[str, Tensor], *, maps: bool = False) -> Fused:
-        """Maps, for an input image and layer i: "image.i", (B, H, 1 + L + n, 1 + L + n).
+        """Maps, for an input image and layer i with bottlenecks: "image.i", (B, H, 1 + L + n, 1 + L + n).
 
-        How much its class token, tokens and bottlenecks look at each other.
+        How much its class token, tokens and bottlenecks look at each other. Layers before those count in i.
         """
-        streams = [
-            torch.cat([first.to(sequence.dtype).expand(len(sequence), 1, -1), sequence], 1)
-            for first, sequence in zip(self.class_tokens, self.project.sequences(tokens).values(), strict=True)
-        ]
-        masks = [nn.functional.pad(tokens[name].mask, (1, 0), value=True) for name in self.widths]
-        for layer in self.separate:
-            assert isinstance(layer, nn.ModuleList)
-            streams = [block(x, key_mask(mask), False) for block, x, mask in zip(layer, streams, masks, strict=True)]
+        streams, masks = self._streams(tokens)
+        for number in range(self.config.separate):
+            streams = [stack.run(block, x, mask) for stack, block, x, mask in self._layer(number, streams, masks)]
         weights = average_weights(presence(present).to(streams[0].dtype))
         streams, looks = self._exchange(streams, masks, weights, maps)
         streams = [norm(x) for norm, x in zip(self.norms, streams, strict=True)]
@@ -87,22 +82,36 @@ class Bottleneck(nn.Module):
         }
         return Fused((weights[:, :, None] * firsts).sum(1), states, looks)
 
+    def _streams(self, tokens: Mapping[str, Tokens]) -> tuple[list[Tensor], list[Tensor]]:
+        """Each input's class token and tokens, and where one may look."""
+        streams = [
+            torch.cat([first.to(sequence.dtype).expand(len(sequence), 1, -1), sequence], 1)
+            for first, sequence in zip(self.class_tokens, self.project.sequences(tokens).values(), strict=True)
+        ]
+        return streams, [key_mask(pad(tokens[name].mask, (1, 0), value=True)) for name in self.widths]
+
     def _exchange(
         self, streams: list[Tensor], masks: list[Tensor], weights: Tensor, maps: bool
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         shared = self.bottlenecks.to(streams[0].dtype).expand(len(weights), -1, -1)
-        keys = [key_mask(nn.functional.pad(mask, (0, len(self.bottlenecks)), value=True)) for mask in masks]
+        masks = [pad(mask, (0, len(self.bottlenecks)), value=True) for mask in masks]
         looks: dict[str, Tensor] = {}
-        for number, layer in enumerate(self.layers):
-            assert isinstance(layer, nn.ModuleList)
-            told = []
-            for place, (name, block) in enumerate(zip(self.widths, layer, strict=True)):
-                x = torch.cat([streams[place], shared], 1)
-                assert isinstance(block, Block)
-                if maps:
-                    looks[f"{name}.{number}"] = block.weights(x, keys[place])
-                x = block(x, keys[place], False)
-                streams[place], bottlenecks = x.split([x.shape[1] - shared.shape[1], shared.shape[1]], 1)
-                told.append(bottlenecks)
-            shared = (weights[:, :, None, None] * torch.stack(told, 1)).sum(1)
+        for number in range(self.config.separate, self.config.separate + self.config.layers):
+            layer = self._layer(number, [torch.cat([x, shared], 1) for x in streams], masks)
+            if maps:
+                seen = [block.weights(x, mask) for _, block, x, mask in layer]
+                looks |= {f"{name}.{number}": one for name, one in zip(self.widths, seen, strict=True)}
+            made = [stack.run(block, x, mask) for stack, block, x, mask in layer]
+            streams = [x[:, : -len(self.bottlenecks)] for x in made]
+            told = torch.stack([x[:, -len(self.bottlenecks) :] for x in made], 1)
+            shared = (weights[:, :, None, None] * told).sum(1)
         return streams, looks
+
+    def _layer(self, number: int, streams: list[Tensor], masks: list[Tensor]) -> list[_Work]:
+        work = []
+        for stack, x, mask in zip(self.stacks, streams, masks, strict=True):
+            assert isinstance(stack, Transformer)
+            block = stack[number]
+            assert isinstance(block, Block)
+            work.append((stack, block, x, mask))
+        return work

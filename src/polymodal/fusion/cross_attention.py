@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
 
 from polymodal.config import Config
 from polymodal.fusion.project import Project, at_least_two, known_input
@@ -50,10 +51,7 @@ class CrossAttentionFusion(nn.Module):
         self.width, self.widths = config.width, dict(widths) | {self.query: config.width}
         self.project = Project(widths, config.width)
         mlp_width = config.mlp_width or 4 * config.width
-        self.blocks = nn.ModuleList(
-            CrossBlock(config.width, config.heads, mlp_width, "gelu", config.dropout) for _ in range(config.layers)
-        )
-        self.norm = nn.LayerNorm(config.width)
+        self.encoder = CrossEncoder(config.layers, config.width, config.heads, mlp_width, "gelu", config.dropout)
 
     def forward(self, tokens: Mapping[str, Tokens], present: Mapping[str, Tensor], *, maps: bool = False) -> Fused:
         """Maps, for inputs text (which asks), image, sound and layer i: "text->image.i", "text->sound.i" (B, H, L, S).
@@ -64,18 +62,39 @@ class CrossAttentionFusion(nn.Module):
         x, own = sequences.pop(self.query), tokens[self.query].mask
         seen = torch.cat(list(sequences.values()), 1)
         keys = key_mask(torch.cat([tokens[name].mask for name in sequences], 1))
+        x, seen_by_layer = self.encoder(x, seen, keys, maps)
         lengths = [sequence.shape[1] for sequence in sequences.values()]
-        looks: dict[str, Tensor] = {}
-        for number, block in enumerate(self.blocks):
-            assert isinstance(block, CrossBlock)
-            if maps:
-                parts = block.weights(x, seen, keys).split(lengths, -1)
-                looks |= {f"{self.query}->{name}.{number}": part for name, part in zip(sequences, parts, strict=True)}
-            x = block(x, seen, keys)
-        x = self.norm(x)
+        looks = {
+            f"{self.query}->{name}.{number}": part
+            for number, weights in enumerate(seen_by_layer)
+            for name, part in zip(sequences, weights.split(lengths, -1), strict=True)
+        }
         pooled = masked_mean(x, own)
         states = dict(tokens) | {self.query: Tokens(x, own, pooled)}
         return Fused(pooled, states, looks)
+
+
+class CrossEncoder(nn.Module):
+    """Blocks that look at one and the same sequence, and a LayerNorm behind; `checkpoint` as that of `Transformer`."""
+
+    def __init__(self, layers: int, width: int, heads: int, mlp_width: int, act: Activation, dropout: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(CrossBlock(width, heads, mlp_width, act, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.checkpoint = False
+
+    def forward(self, x: Tensor, seen: Tensor, mask: Tensor, maps: bool) -> tuple[Tensor, list[Tensor]]:
+        """(B, L, D), and with `maps` who looks at what in each layer, (B, H, L, S)."""
+        looks = []
+        for block in self.blocks:
+            assert isinstance(block, CrossBlock)
+            if maps:
+                looks.append(block.weights(x, seen, mask))
+            if self.checkpoint and torch.is_grad_enabled():
+                x = recompute(block, x, seen, mask, use_reentrant=False)
+            else:
+                x = block(x, seen, mask)
+        return self.norm(x), looks
 
 
 class CrossBlock(nn.Module):

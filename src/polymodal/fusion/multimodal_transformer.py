@@ -22,10 +22,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from polymodal.config import Config
-from polymodal.fusion.cross_attention import CrossBlock, check_heads
+from polymodal.fusion.cross_attention import CrossEncoder, check_heads
 from polymodal.fusion.project import Project, at_least_two
 from polymodal.layers.pooling import last_real
-from polymodal.layers.transformer import Block
+from polymodal.layers.transformer import Transformer
 from polymodal.types import Fused, Tokens
 
 MIN_MEMORY_LAYERS = 3  # of the self-attention behind, however few layers the cross-modal encoders have
@@ -62,12 +62,16 @@ class MultimodalTransformer(nn.Module):
         self.project = Project(widths, config.stream)
         self.embed_dropout = nn.Dropout(config.embed_dropout)
         self.crossed = nn.ModuleList(
-            nn.ModuleList(_CrossEncoder(config) for source in widths if source != target) for target in widths
+            nn.ModuleList(self._cross_encoder() for source in widths if source != target) for target in widths
         )
         self.memories = nn.ModuleList(_Memory(config, retold) for _ in widths)
         self.residual = nn.Sequential(
             nn.Linear(self.width, self.width), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(self.width, self.width)
         )
+
+    def _cross_encoder(self) -> CrossEncoder:
+        config = self.config
+        return CrossEncoder(config.layers, config.stream, config.heads, 4 * config.stream, "relu", config.dropout)
 
     def forward(self, tokens: Mapping[str, Tokens], present: Mapping[str, Tensor], *, maps: bool = False) -> Fused:
         """Maps, for a target text, a source image and layer i: "text->image.i", (B, H, L, S)."""
@@ -90,37 +94,18 @@ class MultimodalTransformer(nn.Module):
         return Fused(together + self.residual(together), states, looks)
 
 
-class _CrossEncoder(nn.Module):
-    def __init__(self, config: MultConfig) -> None:
-        super().__init__()
-        width = config.stream
-        self.blocks = nn.ModuleList(
-            CrossBlock(width, config.heads, 4 * width, "relu", config.dropout) for _ in range(config.layers)
-        )
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, x: Tensor, source: Tensor, mask: Tensor, maps: bool) -> tuple[Tensor, list[Tensor]]:
-        looks = []
-        for block in self.blocks:
-            assert isinstance(block, CrossBlock)
-            if maps:
-                looks.append(block.weights(x, source, mask))
-            x = block(x, source, mask)
-        return self.norm(x), looks
-
-
 class _Memory(nn.Module):
+    """Self-attention over what the sources told a target, whose every step has its own right to look."""
+
     def __init__(self, config: MultConfig, width: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            Block(width, config.heads, 4 * width, "relu", 1e-5, dropout=config.dropout)
-            for _ in range(max(config.layers, MIN_MEMORY_LAYERS))
-        )
+        layers = max(config.layers, MIN_MEMORY_LAYERS)
+        self.blocks = Transformer(layers, width, config.heads, 4 * width, "relu", 1e-5, dropout=config.dropout)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         for block in self.blocks:
-            x = block(x, mask, False)
+            x = self.blocks.run(block, x, mask)
         out: Tensor = self.norm(x)
         return out
 
