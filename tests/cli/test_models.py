@@ -13,7 +13,7 @@ import yaml
 from polymodal.cli import main
 from polymodal.models import published
 from polymodal.models.clip import ClipConfig
-from polymodal.models.names import ENCODERS, MODELS
+from polymodal.models.names import ENCODERS, JOINT, MODELS
 from tests import tiny
 
 
@@ -43,7 +43,7 @@ def test_the_table_cuts_no_name() -> None:
     command = [sys.executable, "-m", "polymodal", "models"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert all(name in done.stdout for name in MODELS)
+    assert all(name in done.stdout for name in (*MODELS, *JOINT))
     assert "151.3 M" in done.stdout
     assert "recipes for `polymodal fit`: clip, " in done.stdout
 
@@ -53,7 +53,7 @@ def test_it_lists_every_name_with_its_size(polymodal: Polymodal) -> None:
     assert done.code == 0, done.err
     assert "clip-tiny" in json.loads(done.out)["recipes"]
     rows = {row["name"]: row for row in json.loads(done.out)["models"]}
-    assert rows.keys() == MODELS.keys() | ENCODERS.keys()
+    assert rows.keys() == MODELS.keys() | JOINT.keys() | ENCODERS.keys()
     assert rows["clip-vit-b32"]["parameters"] == 151_277_313
 
 

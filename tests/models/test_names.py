@@ -1,5 +1,7 @@
 """The table of names against the sizes that their publishers give."""
 
+import json
+
 import pytest
 
 from polymodal.errors import ConfigError
@@ -70,12 +72,30 @@ def test_a_single_tower_has_one_count() -> None:
 
 
 def test_no_name_stands_for_two_things() -> None:
-    assert not names.MODELS.keys() & names.ENCODERS.keys()
+    tables = (names.MODELS, names.JOINT, names.ENCODERS)
+    assert len({name for table in tables for name in table}) == sum(len(table) for table in tables)
+
+
+def test_a_model_whose_inputs_meet_has_one_count() -> None:
+    row = names.sizes("vilbert")
+    # The published number, less weights that nothing reads, and learned tokens for absent inputs more.
+    assert row["parameters"] == 250_044_029 - 11_020_800 + 768 + 1024
+    assert (row["image"], row["text"], row["image_size"], row["width"]) == ("regions", "bert", None, 1024)
+    row = names.sizes("albef-tiny")
+    assert (row["image"], row["image_size"], row["max_length"], row["width"]) == ("vit", 64, 32, 128)
+
+
+@pytest.mark.parametrize("name", names.JOINT)
+def test_a_config_of_a_model_whose_inputs_meet_comes_back_from_json(name: str) -> None:
+    found = names.config(name)
+    assert type(found).parse(json.loads(json.dumps(found.to_dict())), name) == found
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
     message = r'no model is named "clip-vitb32"; did you mean "clip-vit-b32"\?; `polymodal models` lists them all'
     with pytest.raises(ConfigError, match=message):
         names.config("clip-vitb32")
+    with pytest.raises(ConfigError, match=r'"vilbert-tny"; did you mean "vilbert-tiny"\?'):
+        names.config("vilbert-tny")
     with pytest.raises(ConfigError, match=r'no encoder is named "resnet-50"; did you mean "resnet50"\?'):
         names.encoder_config("resnet-50")

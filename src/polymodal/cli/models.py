@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 def run(
     name: Annotated[str | None, typer.Argument(help="A model's name or a checkpoint. Leave out: list.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write the checkpoint into this folder.")] = None,
-    layout: Annotated[Literal["hf", "openai"], typer.Option(help="How to write it.")] = "hf",
+    layout: Annotated[Literal["hf", "openai", "vilbert"], typer.Option(help="How to write it.")] = "hf",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the models and recipes known by name; show a model; read or convert a released checkpoint.
 
     A checkpoint is a folder or file, `hub:organization/name[@revision]`, or `pip:name` (weights that a Python package
     brings: `pip:all-minilm-l6-v2`, `pip:efficientnet-lite0`). Layouts that are read: Hugging Face CLIP, SigLIP,
-    Chinese-CLIP, ViT, BERT (sentence-transformers too) and the encoder of Whisper, OpenAI's CLIP, torchvision's and
-    timm's ResNets, EfficientNet-Lite.
+    Chinese-CLIP, ViT, BERT (sentence-transformers too) and the encoder of Whisper, OpenAI's CLIP, vilbert_beta's
+    ViLBERT, torchvision's and timm's ResNets, EfficientNet-Lite.
 
     **Examples**
 
@@ -32,16 +32,16 @@ def run(
     """
     from polymodal.cli.output import print_json
     from polymodal.errors import ConfigError
-    from polymodal.models.names import ENCODERS, MODELS
+    from polymodal.models.names import ENCODERS, JOINT, MODELS, config
 
     if name is None:
         if save is not None:
             raise ConfigError("models: --save needs a checkpoint to read")
         _list(json)
-    elif name in MODELS or name in ENCODERS:
+    elif name in MODELS or name in JOINT or name in ENCODERS:
         if save is not None:
             raise ConfigError(f'models: "{name}" is an architecture without weights; --save needs a checkpoint to read')
-        shown = (MODELS.get(name) or ENCODERS[name]).to_dict()
+        shown = (ENCODERS[name] if name in ENCODERS else config(name)).to_dict()
         print_json(shown) if json else _print_yaml(shown)
     else:
         _checkpoint(name, save, layout, json)
@@ -49,10 +49,10 @@ def run(
 
 def _list(json: bool) -> None:
     from polymodal.cli.output import print_json, print_table
-    from polymodal.models.names import ENCODERS, MODELS, sizes
+    from polymodal.models.names import ENCODERS, JOINT, MODELS, sizes
     from polymodal.train.recipe import recipe_names
 
-    rows = [sizes(name) for name in (*MODELS, *ENCODERS)]
+    rows = [sizes(name) for name in (*MODELS, *JOINT, *ENCODERS)]
     if json:
         print_json({"models": rows, "recipes": recipe_names()})
         return
@@ -78,7 +78,7 @@ def _print_yaml(data: dict[str, Any]) -> None:
     print(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), end="")
 
 
-def _checkpoint(source: str, save: Path | None, layout: Literal["hf", "openai"], json: bool) -> None:
+def _checkpoint(source: str, save: Path | None, layout: Literal["hf", "openai", "vilbert"], json: bool) -> None:
     from polymodal.cli.output import print_json, say
     from polymodal.models import names, published
 

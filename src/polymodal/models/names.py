@@ -5,7 +5,7 @@ arXiv:2211.01335 table 1 (Chinese-CLIP); arXiv:2111.07991 (LiT); arXiv:2212.0435
 "tiny" ones of ours are for two processor cores.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
@@ -23,7 +23,13 @@ from polymodal.encoders import (
 )
 from polymodal.errors import ConfigError, did_you_mean
 from polymodal.layers.skeleton import skeleton
+from polymodal.models.albef import albef_base, albef_tiny
 from polymodal.models.clip import ClipConfig, ProjectionConfig, projection
+from polymodal.models.lxmert import lxmert, lxmert_tiny
+from polymodal.models.multimodal import MultimodalConfig
+from polymodal.models.vilbert import vilbert_base, vilbert_tiny
+from polymodal.models.vilt import vilt, vilt_tiny
+from polymodal.models.visualbert import visualbert, visualbert_tiny
 
 T = TypeVar("T")
 
@@ -172,14 +178,30 @@ ENCODERS: Mapping[str, Tower] = {
     "whisper-small": WhisperConfig(width=768, layers=12, heads=12),
 }
 
+# Models whose inputs meet in a fusion: made when asked for, since such a config proves that its parts fit.
+JOINT: Mapping[str, Callable[[], MultimodalConfig]] = {
+    "vilbert": vilbert_base,
+    "vilbert-tiny": vilbert_tiny,
+    "lxmert": lxmert,
+    "lxmert-tiny": lxmert_tiny,
+    "vilt": vilt,
+    "vilt-tiny": vilt_tiny,
+    "visualbert": visualbert,
+    "visualbert-tiny": visualbert_tiny,
+    "albef": albef_base,
+    "albef-tiny": albef_tiny,
+}
 
-def config(name: str) -> ClipConfig:
+
+def config(name: str) -> ClipConfig | MultimodalConfig:
     """The config of a model by its name.
 
     Raises:
         ConfigError: no model has this name.
     """
-    return _look_up(MODELS, name, "model")
+    if name in JOINT:
+        return JOINT[name]()
+    return _look_up(MODELS, name, "model", near=(*MODELS, *JOINT))
 
 
 def encoder_config(name: str) -> Tower:
@@ -191,9 +213,10 @@ def encoder_config(name: str) -> Tower:
     return _look_up(ENCODERS, name, "encoder")
 
 
-def _look_up(table: Mapping[str, T], name: str, what: str) -> T:
+def _look_up(table: Mapping[str, T], name: str, what: str, near: Iterable[str] = ()) -> T:
     if name not in table:
-        raise ConfigError(f'no {what} is named "{name}"{did_you_mean(name, table)}; `polymodal models` lists them all')
+        known = did_you_mean(name, near or table)
+        raise ConfigError(f'no {what} is named "{name}"{known}; `polymodal models` lists them all')
     return table[name]
 
 
@@ -204,15 +227,21 @@ def sizes(name: str) -> dict[str, str | int | None]:
         ConfigError: nothing has this name.
     """
     found: Any = ENCODERS.get(name) or config(name)
-    image = text = audio = image_count = text_count = None
+    parts: tuple[Any, ...]
+    image_count = text_count = None
     if isinstance(found, ClipConfig):
-        image, text = found.image, found.text
-        image_count = parameter_count(image) + projection_count(found.image_projection, image.width, found)
-        text_count = parameter_count(text) + projection_count(found.text_projection, text.width, found)
+        parts, width = (found.image, found.text), found.shared_width
+        image_count = parameter_count(found.image) + projection_count(found.image_projection, found.image.width, found)
+        text_count = parameter_count(found.text) + projection_count(found.text_projection, found.text.width, found)
         count = image_count + text_count + 1 + int(found.bias is not None)  # 1: the scale
+    elif isinstance(found, MultimodalConfig):
+        model = skeleton(found.build)
+        parts, width = tuple(found.encoders.values()), int(model.fusion.width)
+        count = sum(parameter.numel() for parameter in model.parameters())
     else:
-        count = parameter_count(found)
-        image, text, audio = (found if found.reads == kind else None for kind in ("image", "text", "audio"))
+        parts, width, count = (found,), found.width, parameter_count(found)
+    by_kind: dict[str, Any] = {"image" if part.reads == "regions" else part.reads: part for part in parts}
+    image, text, audio = (by_kind.get(kind) for kind in ("image", "text", "audio"))
     return {
         "name": name,
         "image": None if image is None else image.kind,
@@ -220,7 +249,7 @@ def sizes(name: str) -> dict[str, str | int | None]:
         "audio": None if audio is None else audio.kind,
         "image_size": getattr(image, "image_size", None),
         "max_length": getattr(text or audio, "max_length", None),
-        "width": found.shared_width if isinstance(found, ClipConfig) else found.width,
+        "width": width,
         "parameters": count,
         "image_parameters": image_count,
         "text_parameters": text_count,
