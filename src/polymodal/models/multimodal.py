@@ -15,6 +15,7 @@ from polymodal.encoders import EncoderConfig
 from polymodal.errors import ShapeError
 from polymodal.fusion import FusionConfig
 from polymodal.fusion.missing import Missing, drop_inputs
+from polymodal.layers.skeleton import skeleton
 from polymodal.models.heads import HeadsConfig
 from polymodal.models.pretraining import Parts, PretrainingHeadConfig
 from polymodal.types import Fused, Input, Record, Regions, Series, Text, Tokens
@@ -30,8 +31,7 @@ class MultimodalConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> "MultimodalConfig":
-        with torch.device("meta"):  # every fault between the parts shows here, before any memory is taken
-            self.build()
+        skeleton(self.build)  # every fault between the parts shows here, before any memory is taken
         return self
 
     def build(self) -> "Multimodal":
