@@ -37,6 +37,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "hybrid": {"kind": "hybrid", "early": ENCODER, "late": {"width": 5}},
     "early": {"kind": "early"} | ENCODER,
     "early, mean": {"kind": "early", "pool": "mean", "norm": "post"} | ENCODER,
+    "early, pooler": {"kind": "early", "pool": "pooler", "types": False, "input_norm": True} | ENCODER,
+    "early, last_word": {"kind": "early", "pool": "last_word"} | ENCODER,
     "coattention": {"kind": "coattention", "width": 8, "heads": 2}
     | {stream: {"layers": [1, 1], "heads": 2} for stream in ("first", "second")},
     "crossmodal": {"kind": "crossmodal"} | ENCODER,

@@ -79,7 +79,16 @@ def visualbert(
 
 def visualbert_tiny(vocab_size: int = 8192, image_size: int = 64) -> MultimodalConfig:
     """For two processor cores, from pixels; trained without dropout."""
-    backbone = VitConfig(image_size=image_size, patch_size=16, width=128, layers=2, heads=4, activation="gelu")
+    backbone = VitConfig(
+        image_size=image_size,
+        patch_size=16,
+        width=128,
+        layers=2,
+        heads=4,
+        activation="gelu",
+        class_token=False,
+        pool="mean",
+    )
     return visualbert(
         vocab_size=vocab_size, max_length=32, width=128, layers=4, heads=4, dropout=0.0, backbone=backbone
     )
