@@ -150,7 +150,7 @@ def test_weights_in_no_known_layout(tmp_path: Path) -> None:
     save_file({"a.weight": torch.zeros(2)}, tmp_path / "x.safetensors")
     message = refusal(tmp_path / "x.safetensors")
     assert "in no known layout (OpenAI CLIP, torchvision or timm ResNet, EfficientNet-Lite)" in message
-    assert "first names: a.weight; a Hugging Face folder needs its config.json" in message
+    assert "first names: a.weight; a folder of Hugging Face's or of ViLBERT needs its config.json" in message
     torch.save([1, 2], tmp_path / "x.pt")
     assert refusal(tmp_path / "x.pt").endswith("wanted a state dict (name -> tensor), got something else")
 

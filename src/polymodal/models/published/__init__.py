@@ -89,7 +89,7 @@ def _load_bare(path: Path, levels: bool) -> Pretrained:
     first = ", ".join(list(state)[:3])
     raise ArtifactError(
         f"{path}: the weights are in no known layout (OpenAI CLIP, torchvision or timm ResNet, EfficientNet-Lite), "
-        f"first names: {first}; a Hugging Face folder needs its config.json"
+        f"first names: {first}; a folder of Hugging Face's or of ViLBERT needs its config.json"
     )
 
 

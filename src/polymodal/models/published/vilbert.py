@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import ValidationError
 
 from polymodal.encoders.bert import BertConfig
 from polymodal.encoders.regions import RegionsConfig
@@ -26,6 +25,7 @@ from polymodal.layers.skeleton import skeleton
 from polymodal.models.multimodal import Multimodal, MultimodalConfig
 from polymodal.models.pretraining import MaskedRegionsHeadConfig
 from polymodal.models.published import hf_bert
+from polymodal.models.published.hf_joint import configured
 from polymodal.models.published.keymap import Entry, State, affine, same, to_theirs
 from polymodal.models.published.pretrained import Pretrained, fill
 from polymodal.models.published.weights import read_weights
@@ -62,12 +62,9 @@ def config_of(settings: dict[str, Any], where: str) -> MultimodalConfig:
     _refuse_other_models(settings, where)
     _check_connections(settings, where)
     try:
-        return _config(settings)
+        return configured(_config, read=settings)
     except ConfigError as error:
         raise ArtifactError(f"{where}: the settings ask for a model that is not supported: {error}") from None
-    except ValidationError as error:
-        faults = "; ".join(fault["msg"] for fault in error.errors())
-        raise ArtifactError(f"{where}: the settings ask for a model that is not supported: {faults}") from None
 
 
 def _refuse_other_models(settings: dict[str, Any], where: str) -> None:
