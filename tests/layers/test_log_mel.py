@@ -104,10 +104,10 @@ def test_what_is_longer_than_the_limit_is_cut() -> None:
 
 
 def test_a_batch_gives_what_each_gives_alone() -> None:
-    batch = np.stack([noise(seed, 8000) * 10.0**-seed for seed in range(3)])  # each has its own loudest value
+    batch = np.stack([noise(seed, 8000) * 3e-4**seed for seed in range(2)])  # each has its own loudest value
     found = log_mel(batch, OWN)
-    assert found.shape == (3, 50, 80)
-    for row in range(3):
+    assert found.shape == (2, 50, 80)
+    for row in range(2):
         torch.testing.assert_close(found[row], log_mel(batch[row], OWN), atol=1e-6, rtol=0)
 
 
