@@ -10,9 +10,14 @@ from torch.nn.functional import cross_entropy, smooth_l1_loss
 from polymodal.errors import ArtifactError
 from polymodal.layers.skeleton import skeleton
 from polymodal.models import published
-from polymodal.models.heads import LinearHead
+from polymodal.models.heads import LinearHead, MlpHead
 from polymodal.models.lxmert import lxmert, lxmert_tiny
-from polymodal.models.pretraining import MaskedTextHeadConfig
+from polymodal.models.pretraining import (
+    MaskedRegionsHeadConfig,
+    MaskedTextHeadConfig,
+    MatchingHeadConfig,
+    PretrainingHeadConfig,
+)
 from polymodal.models.published import Pretrained
 from polymodal.preprocess import Preprocess
 from tests.parity import joint, reference
@@ -182,8 +187,17 @@ def test_a_head_of_another_kind_is_refused(tmp_path: Path) -> None:
         published.save(Pretrained(model, None, Preprocess()), tmp_path)
 
 
-def test_the_published_size_has_as_many_weights_as_theirs() -> None:
-    """transformers' LxmertModel of the default config: 207,936,768."""
-    model = skeleton(lxmert(pretraining={}).build)
-    ours = sum(weight.numel() for name, weight in model.named_parameters() if not name.startswith("missing."))
-    assert ours == 207_936_768
+@pytest.mark.parametrize(("heads", "count"), [("none", 207_936_768), ("all", 228_051_752)])
+def test_the_published_size_has_as_many_weights_as_theirs(heads: str, count: int) -> None:
+    """transformers' LxmertModel and LxmertForPreTraining of the default config."""
+    config = lxmert(pretraining={})
+    if heads == "all":
+        outputs = {"classes": 1600, "attributes": 400, "features": 2048}
+        pretraining: dict[str, PretrainingHeadConfig] = {
+            "masked_text": MaskedTextHeadConfig(),
+            "matching": MatchingHeadConfig(),
+            "masked_regions": MaskedRegionsHeadConfig(input="image", outputs=outputs),
+        }
+        config = lxmert(targets={"answer": MlpHead(outputs=9500)}, pretraining=pretraining)
+    model = skeleton(config.build)
+    assert sum(one.numel() for name, one in model.named_parameters() if not name.startswith("missing.")) == count

@@ -73,7 +73,24 @@ def test_the_loss_of_answers_agrees(tmp_path: Path) -> None:
     assert kl_div(found, scores, reduction="batchmean").item() == pytest.approx(expected.loss.item(), abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["VisualBertModel", "VisualBertForPreTraining"])
+@torch.no_grad()
+def test_the_loss_of_reasoning_agrees(tmp_path: Path) -> None:
+    """Its head is called as that of answers, and reads the pooler instead of a word."""
+    theirs = joint.visualbert("VisualBertForVisualReasoning")
+    pretrained = published.load(reference.write(theirs, tmp_path))
+    assert pretrained.left_out == ()
+    answers = torch.tensor([2, 0, 4])
+    loss = cross_entropy(joint.run(pretrained.model, joint.regions()).predictions["answer"], answers)
+    assert loss.item() == pytest.approx(ask(theirs, labels=answers).loss.item(), abs=TOLERANCE)
+
+
+def test_heads_of_other_tasks_are_left_out_and_named(tmp_path: Path) -> None:
+    pretrained = published.load(reference.write(joint.visualbert("VisualBertForMultipleChoice"), tmp_path))
+    assert pretrained.left_out == ("cls.bias", "cls.weight")
+    assert not pretrained.config.heads.targets
+
+
+@pytest.mark.parametrize("name", ["VisualBertModel", "VisualBertForPreTraining", "VisualBertForVisualReasoning"])
 def test_it_goes_back_to_the_same_file(name: str, tmp_path: Path) -> None:
     joint.check_way_back(joint.visualbert(name), tmp_path)
 

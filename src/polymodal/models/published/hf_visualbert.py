@@ -1,4 +1,4 @@
-"""transformers' VisualBertModel, VisualBertForPreTraining and VisualBertForQuestionAnswering on disk."""
+"""transformers' VisualBertModel on disk, also with the heads of pre-training, answers (VQA) and reasoning (NLVR2)."""
 
 from typing import Any
 
@@ -18,6 +18,10 @@ PREFIX = "visual_bert."
 HEADS = ("cls.",)
 UNREAD = "pooler.dense."  # in the model for answers, whose head reads a word
 LEFT_OUT = (*HEADS, UNREAD)
+POOLS = {  # where the answers' head, called alike in every model, reads
+    "VisualBertForQuestionAnswering": "last_word",
+    "VisualBertForVisualReasoning": "pooler",
+}
 WORDS = "embeddings.word_embeddings.weight"
 ARCHITECTURES = {  # by heads
     frozenset[str](): "VisualBertModel",
@@ -32,14 +36,15 @@ def config_of(settings: dict[str, Any], state: State) -> MultimodalConfig:
     read = DEFAULTS | settings
     if read.get("bypass_transformer"):
         raise ConfigError("bypass_transformer must be false, got true")
-    answers = state.get("cls.weight")
+    pool = POOLS.get((read.get("architectures") or [""])[0])
+    answers = None if pool is None else state.get("cls.weight")
     return hf_joint.configured(
         visualbert,
         **hf_joint.text_fields(read),
         layers=read["num_hidden_layers"],
         eps=read["layer_norm_eps"],
         feature_width=read["visual_embedding_dim"],
-        pool="pooler" if answers is None else "last_word",
+        pool="pooler" if answers is None else pool,
         targets={} if answers is None else _answers(read, len(answers)),
         pretraining=_pretraining(read, state),
     )
@@ -59,9 +64,12 @@ def _pretraining(read: dict[str, Any], state: State) -> dict[str, PretrainingHea
 
 
 def settings_of(config: Any) -> dict[str, Any]:
+    architecture = hf_joint.architecture(config, ARCHITECTURES)
+    if architecture in POOLS:
+        architecture = next((name for name, pool in POOLS.items() if pool == config.fusion.pool), architecture)
     return {
         "model_type": "visual_bert",
-        "architectures": [hf_joint.architecture(config, ARCHITECTURES)],
+        "architectures": [architecture],
         **hf_joint.text_settings(config.encoders["text"], config.fusion),
         "num_hidden_layers": config.fusion.layers,
         "layer_norm_eps": config.fusion.eps,
@@ -98,7 +106,7 @@ def plain(state: State, where: str) -> State:
 
 def written(state: State) -> State:
     found = _matching_turned(state)
-    if "cls.weight" in state:
+    if "cls.weight" in state and f"{UNREAD}weight" not in state:
         width = state["cls.weight"].shape[1]
         found |= {f"{UNREAD}weight": torch.zeros(width, width), f"{UNREAD}bias": torch.zeros(width)}
     return hf_joint.written(found, PREFIX, HEADS)
