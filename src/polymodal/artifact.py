@@ -3,7 +3,7 @@
     config.json         format, version of polymodal, the model's config
     model.safetensors   the weights
     tokenizer.json      as the `tokenizers` library writes it
-    preprocess.json     what pictures and texts go through before the model
+    preprocess.json     what pictures and texts, or a table's columns, go through before the model
     metrics.json        what was measured when it was saved
     recipe.yaml         the recipe that made it (when there was one)
     README.md           the model card
@@ -27,10 +27,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from polymodal.card import Card, write_card
+from polymodal.card import Card, Use, write_card
 from polymodal.config import write_yaml
 from polymodal.errors import ArtifactError, ConfigError
+from polymodal.features import Features
 from polymodal.models.clip import Clip, ClipConfig
+from polymodal.models.multimodal import Multimodal, MultimodalConfig
 from polymodal.preprocess import Preprocess
 from polymodal.text import Tokenizer
 from polymodal.version import __version__
@@ -55,13 +57,22 @@ class Problem:
         return f"{self.file} {self.reason}; {self.remedy}"
 
 
+Model = Clip | Multimodal
+ModelConfig = ClipConfig | MultimodalConfig
+# kind of the model -> its config, and what its inputs go through
+FAMILIES: Mapping[str, tuple[type[ModelConfig], type[Preprocess | Features]]] = {
+    "clip": (ClipConfig, Preprocess),
+    "multimodal": (MultimodalConfig, Features),
+}
+
+
 @dataclass(frozen=True)
 class Artifact:
     folder: Path
-    config: ClipConfig
-    model: Clip  # in eval mode
+    config: ModelConfig
+    model: Model  # in eval mode
     tokenizer: Tokenizer | None
-    preprocess: Preprocess
+    preprocess: Preprocess | Features  # Features of a Multimodal
     metrics: dict[str, Any]
     checksum: str  # SHA-256 of SHA256SUMS: names this very artifact
 
@@ -69,9 +80,9 @@ class Artifact:
 def save(
     folder: str | Path,
     *,
-    model: Clip,
+    model: Model,
     tokenizer: Tokenizer | None,
-    preprocess: Preprocess,
+    preprocess: Preprocess | Features,
     metrics: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
     card: Card | None = None,
@@ -114,7 +125,7 @@ def save(
             card or Card(),
             weights=sum(weight.numel() for weight in weights.values()),
             metrics=metrics or {},
-            has_text=tokenizer is not None,
+            use=_use(model, tokenizer),
         )
         (fresh / "README.md").write_text(readme, encoding="utf-8")
         sums = "".join(f"{_sha256(file)}  {file.name}\n" for file in sorted(fresh.iterdir()))
@@ -142,9 +153,17 @@ def load(folder: str | Path) -> Artifact:
             f'artifact "{folder}": config.json says format {about.get("format")!r} (by polymodal {writer}), '
             f"wanted {FORMAT!r}; read it with the polymodal that wrote it, or upgrade this one ({__version__})"
         )
+    sizes = about.get("model", {})
+    kind = sizes.get("kind", "clip") if isinstance(sizes, Mapping) else "clip"
+    if kind not in FAMILIES:
+        raise ArtifactError(
+            f'artifact "{folder}": config.json: model.kind "{kind}" is not known to polymodal {__version__} (known: '
+            f"{', '.join(FAMILIES)}); upgrade it"
+        )
+    model_config, settings = FAMILIES[kind]
     try:
-        config = ClipConfig.parse(about.get("model", {}), where="config.json: model")
-        preprocess = Preprocess.parse(_read_json(folder / "preprocess.json"), where="preprocess.json")
+        config = model_config.parse(sizes, where="config.json: model")
+        preprocess = settings.parse(_read_json(folder / "preprocess.json"), where="preprocess.json")
     except ConfigError as error:
         raise ArtifactError(f'artifact "{folder}": {error}; was it written by another polymodal?') from None
     metrics_file = folder / "metrics.json"
@@ -157,6 +176,12 @@ def load(folder: str | Path) -> Artifact:
         metrics=_read_json(metrics_file) if metrics_file.exists() else {},
         checksum=_sha256(folder / SUMS),
     )
+
+
+def _use(model: Model, tokenizer: Tokenizer | None) -> Use:
+    if isinstance(model, Multimodal):
+        return "predict"
+    return "zero-shot" if tokenizer is not None else "embed"
 
 
 def is_artifact(folder: str | Path) -> bool:
@@ -217,13 +242,13 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _skeleton(config: ClipConfig) -> Clip:
+def _skeleton(config: ModelConfig) -> Model:
     """The model without memory for weights, in an instant."""
     with torch.device("meta"):
         return config.build()
 
 
-def _model(folder: Path, config: ClipConfig) -> Clip:
+def _model(folder: Path, config: ModelConfig) -> Model:
     try:
         weights = load_file(folder / "model.safetensors")
     except (SafetensorError, OSError) as error:
@@ -234,7 +259,7 @@ def _model(folder: Path, config: ClipConfig) -> Clip:
     return model.eval()
 
 
-def _refuse_misfits(where: str, model: Clip, weights: Mapping[str, torch.Tensor]) -> None:
+def _refuse_misfits(where: str, model: Model, weights: Mapping[str, torch.Tensor]) -> None:
     wanted = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     got = {name: tuple(weight.shape) for name, weight in weights.items()}
     faults = []

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -21,20 +21,31 @@ class Card(Config):
     tags: tuple[str, ...] = ()
 
 
-def write_card(name: str, card: Card, *, weights: int, metrics: Mapping[str, Any], has_text: bool) -> str:
+Use = Literal["zero-shot", "embed", "predict"]
+_PIPELINES: Mapping[Use, str | None] = {
+    "zero-shot": "zero-shot-image-classification",
+    "embed": "image-feature-extraction",
+    "predict": None,  # the hubs have no word for several inputs with several targets
+}
+_SPACE = "A model of pictures and texts in one space of vectors."
+_VECTORS = 'engine = pm.load("path/to/{name}")\nvectors = engine.embed(images=["picture.jpg"])'
+_PREDICTIONS = 'predictor = pm.load("path/to/{name}")\npredictions = predictor.predict([{{"column": "value"}}])'
+
+
+def write_card(name: str, card: Card, *, weights: int, metrics: Mapping[str, Any], use: Use) -> str:
     """The card's markdown.
 
     Args:
         name: of the model, the heading.
         weights: how many numbers the model holds.
         metrics: nested plain values; every finite number becomes a row of the table under its dotted name.
-        has_text: whether the artifact reads texts as they are (it has a tokenizer).
+        use: what the model is for.
     """
     numbers = dict(_numbers(metrics))
     header = {
         "library_name": "polymodal",
-        "pipeline_tag": "zero-shot-image-classification" if has_text else "image-feature-extraction",
-        "tags": ["polymodal", "clip", *card.tags],
+        "pipeline_tag": _PIPELINES[use],
+        "tags": ["polymodal", "multimodal" if use == "predict" else "clip", *card.tags],
         "license": card.license,
         "language": list(card.language),
         "datasets": list(card.datasets),
@@ -49,7 +60,7 @@ def write_card(name: str, card: Card, *, weights: int, metrics: Mapping[str, Any
 
 # {name}
 
-{card.description or "A model of pictures and texts in one space of vectors."}
+{card.description or ("A model of a table's rows." if use == "predict" else _SPACE)}
 
 {weights:,} weights, written by polymodal {__version__}.
 
@@ -58,8 +69,7 @@ def write_card(name: str, card: Card, *, weights: int, metrics: Mapping[str, Any
 ```python
 import polymodal as pm
 
-engine = pm.load("path/to/{name}")
-vectors = engine.embed(images=["picture.jpg"])
+{(_PREDICTIONS if use == "predict" else _VECTORS).format(name=name)}
 ```
 
 ## Measured

@@ -88,6 +88,7 @@ class Target(Config):
     text: str = "text"  # tokens: the input whose pieces are labelled; it has one column, of lists of words
     mean: float = 0.0
     std: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, gt=0)  # logits are divided by it; fitted on validation rows (Guo et al. 2017)
 
     @property
     def outputs(self) -> int:

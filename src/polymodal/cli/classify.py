@@ -35,9 +35,9 @@ def run(
     - `polymodal classify runs/a scan.png --labels "benign,malignant" --template "a histology picture of {} tissue"`
     """
     names = _labels(labels, labels_file)
-    from polymodal.engine import load
+    from polymodal.engine import load_engine
 
-    engine = load(artifact, device=device)
+    engine = load_engine(artifact, device=device)
     classes = engine.class_vectors(names, template)
     found = engine.embed(images=images, on_error="report", progress=True)
     named = {

@@ -47,11 +47,11 @@ def run(
 
     check_name(out)
     from polymodal.data.manifest import Manifest
-    from polymodal.engine import load
+    from polymodal.engine import load_engine
 
     manifest = Manifest.read(table, image=image_column, text=text_column, images=images_in)
     manifest = manifest.split(split) if split else manifest
-    engine = load(artifact, device=device, precision=precision)
+    engine = load_engine(artifact, device=device, precision=precision)
     want: Want = "texts" if texts else "images"
     done = export(engine, manifest, want, out, batch_size=batch_size, progress=True)
     if as_json:

@@ -19,12 +19,20 @@ def run(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A recipe of your own, in place of RECIPE.")] = None,
     table: Annotated[Path | None, typer.Option(help="The table to train on.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Column to predict from the others; several by commas, or the option again."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; else runs/NAME-1, -2, ...")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run (its folder, or a checkpoint).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Train a model by a recipe on a table.
+
+    With `--target` a model of all other columns is trained: pictures, texts, sounds, numbers, categories. Encoders,
+    fusion and sizes are chosen by the rows and the machine; the plan says which and why. Some rows are kept apart, and
+    the model is measured on them in the run's report.html.
 
     Recipes: `clip-tiny`, `clip`, `lit`, `siglip`, or a YAML file. A table alone is trained on by `clip-tiny`. Every key
     of a recipe can be changed by `key=value`. Ctrl-C saves and stops; `--resume` goes on as if nothing had happened.
@@ -39,6 +47,10 @@ def run(
 
     - `polymodal fit --config my.yaml trainer.batch_size=4096 trainer.chunk_size=256`
 
+    - `polymodal fit houses.csv --target price,defect --dry-run`
+
+    - `polymodal fit vqa.csv --target answer model.name=vilbert-tiny data.targets.answer.task=multiclass`
+
     - `polymodal fit --resume runs/a`
     """
     from polymodal.train import run as runs
@@ -51,6 +63,8 @@ def run(
             done = runs.resume(resume, overrides)
         else:
             source, table = _source(names, config, table)
+            if target:
+                source, table = _with_targets(source, table, target), None
             prepared = runs.plan(source, table, overrides=overrides)
             if dry_run:
                 _show_plan(prepared.plan(), as_json)
@@ -69,7 +83,7 @@ def _alone(resume: Path, names: list[str], config: Path | None, table: Path | No
         raise ConfigError(f"--resume {resume} goes on with that run's own recipe, table and folder: name no other")
 
 
-def _source(names: list[str], config: Path | None, table: Path | None) -> tuple[str, Path | None]:
+def _source(names: list[str], config: Path | None, table: Path | None) -> tuple[Any, Path | None]:
     """The recipe and the table, from what was written."""
     given = [*names, *([str(config)] if config else [])]
     if len(given) == 2 and config is not None and table is None:
@@ -80,9 +94,32 @@ def _source(names: list[str], config: Path | None, table: Path | None) -> tuple[
     return given[0], table
 
 
+def _with_targets(source: str, table: Path | None, asked: list[str]) -> dict[str, Any]:
+    """The recipe, or an empty one, with these targets."""
+    from polymodal.config import read_yaml
+
+    data: dict[str, Any] = {"model": {"kind": "multimodal"}}
+    if source.endswith((".yaml", ".yml")):
+        data = read_yaml(Path(source))
+    elif table is None:
+        table = Path(source)
+    else:
+        raise ConfigError(f"fit --target: wanted a table, or a recipe's file, got {source}")
+    names = [name.strip() for names in asked for name in names.split(",") if name.strip()]
+    where: dict[str, Any] = dict(data.get("data") or {})
+    known = where.get("targets") or {}
+    where["targets"] = {name: known.get(name, {}) if isinstance(known, dict) else {} for name in names}
+    if table is not None:
+        where["table"] = str(table)
+    return data | {"data": where}
+
+
 def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(plan)
+        return
+    if "inputs" in plan:
+        _show_several(plan)
         return
     rows, weights = plan["rows"], plan["parameters"]
     left_out = f", {rows['left_out']:,} left out" if rows["left_out"] else ""
@@ -91,16 +128,37 @@ def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
         "table": f"{plan['table']}: pictures in {plan['image']}, captions in {', '.join(plan['text'])}",
         "rows": f"{rows['train']:,} to train, {rows['val']:,} to validate ({rows['divided_by']}){left_out}",
         "weights": f"{weights['trained']:,} trained, {weights['frozen']:,} frozen",
-        "steps": f"{plan['steps']:,} of {plan['batch_size']:,} pairs ({plan['epochs']:g} epochs)",
+        "steps": f"{plan['steps']:,} of {plan['batch_size']:,} pairs ({_epochs(plan)})",
         "device": f"{plan['device']}, {plan['precision']}",
     }
     for name, line in lines.items():
         say(f"{name:8} {line}")
 
 
+def _show_several(plan: dict[str, Any]) -> None:
+    """The plan of a model with several inputs, with the reason of every choice."""
+    rows, weights = plan["rows"], plan["parameters"]
+    say(f"table    {plan['table']}")
+    say(f"rows     {rows['train']:,} to train, {rows['val']:,} to validate ({rows['divided_by']})")
+    for choice in plan["choices"]:
+        say(f"  {choice['what']}: {choice['value']}; {choice['reason']}")
+    say(f"weights  {weights['trained']:,} trained, {weights['frozen']:,} frozen")
+    say(
+        f"steps    {plan['steps']:,} of {plan['batch_size']:,} rows ({_epochs(plan)}); {', '.join(plan['objectives'])}"
+    )
+    say(f"device   {plan['device']}, {plan['precision']}")
+
+
+def _epochs(plan: dict[str, Any]) -> str:
+    return f"{plan['epochs']:g} epoch{'s' * (plan['epochs'] != 1)}"
+
+
 def _show(done: "Run", as_json: bool) -> None:
     if as_json:
         print_json(done.to_dict())
+        return
+    if "inputs" in done.plan:
+        _show_measured(done)
         return
     validation = done.metrics.get("validation", {})
     directions = [name for name in ("image_to_text", "text_to_image") if name in validation]
@@ -114,3 +172,27 @@ def _show(done: "Run", as_json: bool) -> None:
     print(f"artifact  {done.artifact}")
     print(f"next      polymodal evaluate {done.folder} {table}")
     print(f'          polymodal query {done.folder} {table} --text "..."')
+
+
+def _show_measured(done: "Run") -> None:
+    """What the validation found of each target."""
+    from polymodal.metrics.supervised import MAIN_METRIC
+
+    validation = done.metrics.get("validation", {})
+    rows = []
+    for name, task in done.plan["targets"].items():
+        found = validation.get(name, {})
+        value, majority = found.get(MAIN_METRIC[task]), found.get("majority")
+        rows.append((name, task, MAIN_METRIC[task], _number(value), _number(found.get("accuracy")), _number(majority)))
+    if validation and rows:
+        print_table(("validation", "task", "metric", "value", "accuracy", "majority"), rows)
+    print(f"artifact  {done.artifact}")
+    if done.plan["targets"]:
+        print(f"next      polymodal evaluate {done.folder} {done.plan['table']}")
+        print(f"          polymodal predict {done.folder} {done.plan['table']} --out predictions.csv")
+    else:
+        print(f"next      polymodal fit TABLE --target COLUMN model.start={done.folder}")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

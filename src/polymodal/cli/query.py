@@ -48,7 +48,7 @@ def run(
     if (text is None) == (image is None):
         raise ConfigError('query: give the question by --text "a dog" or by --image dog.jpg, one of the two')
     from polymodal.data.manifest import Manifest
-    from polymodal.engine import load, search
+    from polymodal.engine import load_engine, search
     from polymodal.engine.sheet import check_name, draw_answers
 
     if sheet is not None:
@@ -56,7 +56,7 @@ def run(
     manifest = Manifest.read(table, image=image_column, text=text_column, images=images_in)
     manifest = manifest.split(split) if split else manifest
     want = wanted or (Wanted.images if manifest.image else Wanted.texts)
-    engine = load(artifact, device=device)
+    engine = load_engine(artifact, device=device)
     answers = search.query(engine, manifest, text=text, image=image, want=want.value, k=k, progress=True)
     notes: tuple[str, ...] = ()
     if sheet is not None:

@@ -18,7 +18,7 @@ from polymodal.data.manifest import Manifest
 from polymodal.data.regions import RegionFile, read_regions
 from polymodal.data.series import read_series
 from polymodal.data.targets import words_column
-from polymodal.data.values import as_lists, as_numbers, as_strings, is_list
+from polymodal.data.values import as_lists, as_numbers, as_strings, is_list, mean_and_std
 from polymodal.errors import DataError
 from polymodal.features import (
     AudioInput,
@@ -69,7 +69,7 @@ class Fitted(NamedTuple):
 # Which columns to read
 
 
-def infer_inputs(manifest: Manifest, targets: Mapping[str, Target]) -> Inferred:
+def infer_inputs(manifest: Manifest, targets: Mapping[str, Target], leave: Sequence[str] = ()) -> Inferred:
     """Every column that can say something about the targets, in inputs by what it holds.
 
     Pictures, sounds, series and regions are an input each; texts are one together, and so are numbers and categories.
@@ -78,6 +78,7 @@ def infer_inputs(manifest: Manifest, targets: Mapping[str, Target]) -> Inferred:
         DataError: no column is left.
     """
     taken = {column: f'it is the target "{name}"' for name, target in targets.items() for column in target.columns}
+    taken |= dict.fromkeys(leave, "it is left aside, as asked")
     inputs: dict[str, InputPlan] = {}
     for target in targets.values():
         if (words := words_column(manifest, target)) is not None:
@@ -149,9 +150,23 @@ def fit_features(
             notes.append(f'input "{name}" is left out: nothing of {", ".join(columns)} can be used')
         else:
             fitted[name] = config
+    targets = {name: _with_text(manifest, target, fitted) for name, target in targets.items()}
     if not fitted:
         raise DataError(f"{manifest.source}: no input is left to learn from; {'; '.join(notes) or 'name one'}")
-    return Fitted(Features(inputs=fitted, targets=dict(targets)), tuple(notes))
+    return Fitted(Features(inputs=fitted, targets=targets), tuple(notes))
+
+
+def _with_text(manifest: Manifest, target: Target, inputs: Mapping[str, InputConfig]) -> Target:
+    """A tokens target with the name of the input that its words are."""
+    if (words := words_column(manifest, target)) is None:
+        return target
+    for name, config in inputs.items():
+        if isinstance(config, TextInput) and config.columns == (words,):
+            return target.model_copy(update={"text": name})
+    raise DataError(
+        f'{manifest.source}: target "{target.columns[0]}" labels the words of "{words}", which no text input reads '
+        "alone; add a text input of this column only"
+    )
 
 
 def _refuse_targets(manifest: Manifest, name: str, columns: Sequence[str], targets: Mapping[str, Target]) -> None:
@@ -202,9 +217,8 @@ def _fit_number(manifest: Manifest, name: str, notes: list[str]) -> NumberColumn
     if len(known) == 0:
         notes.append(f"{name}: left out, no training row has a number")
         return None
-    mean, std = float(known.mean()), float(known.std())
-    # Of equal values rounding may leave a deviation of a few units in the last place.
-    if np.ptp(known) == 0 or not np.isfinite(std) or std <= 1e-12 * abs(mean):
+    mean, std = mean_and_std(known)
+    if std == 0:
         notes.append(f"{name}: left out, it is {known[0]:g} in every training row that has it")
         return None
     if missing := len(values) - len(known) - int(refused.sum()):
@@ -235,13 +249,11 @@ def _fit_series(manifest: Manifest, name: str, notes: list[str]) -> SeriesInput 
         return None
     channels = Counter(steps.shape[1] for steps in found).most_common(1)[0][0]
     steps = np.concatenate([one for one in found if one.shape[1] == channels]).astype(np.float64)
-    known = ~np.isnan(steps)
-    counts = known.sum(0).clip(1)
-    means = np.where(known, steps, 0).sum(0) / counts
-    stds = np.sqrt(np.where(known, (steps - means) ** 2, 0).sum(0) / counts)
-    stds[stds <= 1e-12 * np.abs(means)] = 1.0  # a channel that is always the same becomes 0
-    stds[stds == 0] = 1.0
-    config = SeriesInput(column=name, means=tuple(means.tolist()), stds=tuple(stds.tolist()))
+    known = (channel[~np.isnan(channel)] for channel in steps.T)
+    scales = [mean_and_std(channel) if len(channel) else (0.0, 0.0) for channel in known]
+    # A channel that is always the same becomes 0.
+    means, stds = zip(*((mean, std or 1.0) for mean, std in scales), strict=True)
+    config = SeriesInput(column=name, means=means, stds=stds)
     if (longest := max(map(len, found))) > config.max_length:
         notes.append(f"{name}: series of up to {longest} steps are cut to {config.max_length}")
     return config

@@ -78,7 +78,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.preprocess = preprocess
         self.metrics = metrics or {}
-        self.device = _device(device)
+        self.device = device_named(device)
         self.precision = precision
         self.width = model.config.shared_width  # D
         self.scale = model.log_scale.exp().item()  # cosines are multiplied by it before a softmax or sigmoid
@@ -313,7 +313,7 @@ def _places_of_equals(keys: list[Any]) -> list[list[int]]:
     return list(places.values())
 
 
-def _device(asked: str) -> torch.device:
+def device_named(asked: str) -> torch.device:
     if asked == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(name)

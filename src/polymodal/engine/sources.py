@@ -2,17 +2,24 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from polymodal import artifact
 from polymodal.engine.engine import Engine, Precision
+from polymodal.engine.predict import Predictor
 from polymodal.errors import ArtifactError, did_you_mean
+from polymodal.features import Features
 from polymodal.models.clip import Clip
+from polymodal.models.multimodal import Multimodal
+from polymodal.preprocess import Preprocess
 
 ELSEWHERE = ("hub:", "pip:")  # what `models.published` finds by itself
 
 
-def load(source: str | Path, *, device: str = "auto", precision: Precision = "float32") -> Engine:
+def load(source: str | Path, *, device: str = "auto", precision: Precision = "float32") -> Engine | Predictor:
     """An engine of an artifact, a run folder, a released checkpoint's folder or file, or `hub:org/name`.
+
+    A model of pictures and texts becomes an `Engine`, one with several inputs and targets a `Predictor`.
 
     The network is asked for `hub:` only.
 
@@ -37,16 +44,42 @@ def load(source: str | Path, *, device: str = "auto", precision: Precision = "fl
     if not (folder / "config.json").exists() and (path / "log.jsonl").exists():
         raise ArtifactError(f'"{source}" is a run that has left no artifact yet; let `polymodal fit` end, or resume it')
     found = artifact.load(folder)
-    return Engine(
-        found.model,
-        found.tokenizer,
-        found.preprocess,
-        name=str(source),
-        metrics=found.metrics,
-        checksum=found.checksum,
-        device=device,
-        precision=precision,
-    )
+    about: Any = {"name": str(source), "metrics": found.metrics, "checksum": found.checksum, "device": device}
+    if isinstance(found.model, Multimodal):
+        assert isinstance(found.preprocess, Features)
+        return Predictor(found.model, found.tokenizer, found.preprocess, **about)
+    assert isinstance(found.preprocess, Preprocess)
+    return Engine(found.model, found.tokenizer, found.preprocess, **about, precision=precision)
+
+
+def load_engine(source: str | Path, *, device: str = "auto", precision: Precision = "float32") -> Engine:
+    """`load` for those who ask with pictures and texts.
+
+    Raises:
+        ArtifactError: as `load`; or the model predicts from the rows of a table.
+    """
+    found = load(source, device=device, precision=precision)
+    if isinstance(found, Predictor):
+        targets, inputs = ", ".join(found.features.targets) or "nothing", ", ".join(found.features.inputs)
+        raise ArtifactError(
+            f'"{source}" has no space of pictures and texts: it predicts {targets} from {inputs}; use '
+            f"`polymodal predict {source} TABLE`"
+        )
+    return found
+
+
+def load_predictor(source: str | Path, *, device: str = "auto") -> Predictor:
+    """`load` for those who ask with rows of a table.
+
+    Raises:
+        ArtifactError: as `load`; or the model has a space of pictures and texts, and no targets.
+    """
+    found = load(source, device=device)
+    if isinstance(found, Engine):
+        raise ArtifactError(
+            f'"{source}" has no targets: it compares pictures and texts; use `polymodal query`, `classify` or `embed`'
+        )
+    return found
 
 
 def _published(source: str, device: str, precision: Precision) -> Engine:

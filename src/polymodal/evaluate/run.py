@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from polymodal.data.manifest import Manifest
-from polymodal.engine import Engine, load
+from polymodal.engine import Engine, load_engine
 from polymodal.errors import ConfigError, DataError, did_you_mean
 from polymodal.evaluate import classify, retrieve
 from polymodal.evaluate.report import Report, thumbnails
@@ -66,7 +66,7 @@ def evaluate(
     """
     asked = _asked(tasks)
     _refuse_nonsense(k, candidates, lang)
-    engine = artifact if isinstance(artifact, Engine) else load(artifact)
+    engine = artifact if isinstance(artifact, Engine) else load_engine(artifact)
     manifest = table if isinstance(table, Manifest) else Manifest.read(table, image=image, text=text, images=images)
     work = Work(
         engine, manifest, split=split, exclude=exclude or {}, candidates=candidates, seed=seed, progress=progress

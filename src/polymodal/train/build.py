@@ -10,6 +10,7 @@ from torch import nn
 from polymodal import artifact
 from polymodal.data.manifest import Manifest
 from polymodal.errors import ArtifactError, ConfigError
+from polymodal.features import Features
 from polymodal.layers.lora import apply_lora, lora_parameters
 from polymodal.layers.transformer import Transformer
 from polymodal.models import published
@@ -63,6 +64,8 @@ def load_pretrained(source: str) -> Pretrained:
         folder = folder / "artifact"
     if artifact.is_artifact(folder):
         found = artifact.load(folder)
+        if isinstance(found.preprocess, Features):
+            return Pretrained(found.model, found.tokenizer, Preprocess(), features=found.preprocess)
         return Pretrained(found.model, found.tokenizer, found.preprocess)
     return published.load(source)
 

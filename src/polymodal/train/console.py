@@ -1,6 +1,7 @@
 """What a person sees of a run: a progress bar on a terminal, plain lines elsewhere; all of it on stderr."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -66,8 +67,7 @@ class Shown(Callback):
         left = (self.total_steps - trainer.global_step) * pl_module.config.batch_size / max(1e-9, rate)
         say(
             f"step {trainer.global_step}/{self.total_steps}  loss {pl_module.shown['loss'].item():.3f}  "
-            f"val loss {measured['loss']:.3f}  R@1 {measured['R@1']:.3f}  R@5 {measured['R@5']:.3f}  "
-            f"{rate:,.0f} samples/s  {_clock(left)} left"
+            f"{_listed(measured)}  {rate:,.0f} samples/s  {_clock(left)} left"
         )
 
     def rate(self, trainer: Trainer, pl_module: Any) -> float:
@@ -85,6 +85,13 @@ class Shown(Callback):
     def _stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def _listed(measured: Mapping[str, float], count: int = 4) -> str:
+    """The first metrics of a validation."""
+    return "  ".join(
+        f"{'val loss' if name == 'loss' else name} {value:.3f}" for name, value in list(measured.items())[:count]
+    )
 
 
 def _clock(seconds: float) -> str:

@@ -151,18 +151,18 @@ class PairData(LightningDataModule):
         return DataLoader(
             rows,
             batch_sampler=order,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             num_workers=self.workers,
-            worker_init_fn=_quiet_worker,
+            worker_init_fn=quiet_worker,
             pin_memory=torch.cuda.is_available(),
         )
 
 
-def _as_it_is(batch: Any) -> Any:
+def as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _quiet_worker(number: int) -> None:
+def quiet_worker(number: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = (
         "false"  # a worker is one thread; and without it the library warns of the fork
     )

@@ -106,7 +106,8 @@ def draw_curve(log: Path, picture: Path) -> None:
     lines = read_log(log)
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for axes, names in ((left, ("loss", "val/loss")), (right, ("val/R@1", "val/R@5", "val/R@10"))):
+    measured = dict.fromkeys(name for line in lines for name in line if name.startswith("val/") and name != "val/loss")
+    for axes, names in ((left, ("loss", "val/loss")), (right, tuple(measured))):
         for name in names:
             points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
             if points:

@@ -7,15 +7,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.nn.functional import normalize
-from torch.nn.utils import clip_grad_norm_
-from torch.optim.lr_scheduler import LambdaLR
 
-from polymodal.errors import TrainError
 from polymodal.metrics.retrieval import pairs_report
 from polymodal.models.clip import Clip
 from polymodal.objectives import Objective, Pairs, Step, belongs
@@ -24,22 +19,21 @@ from polymodal.train.batches import PairBatch, PictureBatch, TextBatch
 from polymodal.train.chunked import in_chunks
 from polymodal.train.distributed import gather
 from polymodal.train.locked import Known
-from polymodal.train.optimizer import adamw, param_groups, rest_frozen, schedule
 from polymodal.train.recipe import TrainerConfig
+from polymodal.train.training import Training
 from polymodal.types import ImageTextBatch, Text
 
 NONE = torch.zeros(0, dtype=torch.int64)
 NO_BATCH = ImageTextBatch(NONE, Text(NONE, NONE), NONE)  # validation has vectors only
 
 
-class ClipTraining(LightningModule):
-    """A model, its objectives and its trainer's settings.
+class ClipTraining(Training):
+    """A CLIP, its objectives and its trainer's settings.
 
-    Attributes:
-        shown: what the last step has to show, tensors without a graph.
-        measured: what the last validation found: loss, and R@1, R@5, R@10 as the mean of both directions.
-        report: the same in full, by direction.
+    `measured` has loss, and R@1, R@5, R@10 as the mean of both directions; `report` has them by direction.
     """
+
+    model: Clip
 
     def __init__(
         self,
@@ -49,71 +43,19 @@ class ClipTraining(LightningModule):
         preprocess: ImagePreprocess,
         total_steps: int,
     ) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model, config, total_steps)
         self.objectives = list(objectives)
-        self.config = config
         self.preprocess = preprocess
-        self.total_steps = total_steps
         self.known_images: Known | None = None  # of towers that are locked, where that saves running them
         self.known_texts: Known | None = None
-        self.shown: dict[str, Tensor] = {}
-        self.lr = 0.0  # of the last step, the highest of all groups
-        self.measured: dict[str, float] = {}
-        self.report: dict[str, dict[str, float]] = {}
         self._vectors: tuple[list[Tensor], list[Tensor]] = ([], [])  # of a validation: pictures, texts
         self._places: tuple[list[Tensor], list[Tensor]] = ([], [])
 
-    def configure_optimizers(self) -> Any:
-        config = self.config
-        groups = param_groups(
-            self.model,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            layer_decay=config.layer_decay,
-            lr_scale=config.lr_scale,
-        )
-        optimizer = adamw(groups, config.betas, config.eps)
-        factor = schedule(config.schedule, config.warmup_steps(self.total_steps), self.total_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
-
-    def train(self, mode: bool = True) -> "ClipTraining":
-        super().train(mode)
-        rest_frozen(self.model)
-        return self
-
-    def on_train_start(self) -> None:
-        self.train()  # a model that was loaded is in eval mode, and Lightning leaves it there
-        # The rate of a checkpoint is that of its own schedule; a run that was made longer has another.
-        scheduler: Any = self.lr_schedulers()
-        for group, rate, factor in zip(
-            scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
-        ):
-            group["lr"] = rate * factor(scheduler.last_epoch)
-
-    def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
-        # Dropout is drawn from (seed, step, process): a run that was stopped goes on with the very same numbers, and
-        # no generator's state needs to be kept.
-        key = np.random.SeedSequence([self.config.seed, self.global_step, self.global_rank])
-        torch.manual_seed(int(key.generate_state(1, np.uint64)[0] >> np.uint64(1)))
-
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         loss, self.shown = self._loss(Step(self.model, batch.pairs, lambda: self._pairs(batch)))
-        if not torch.isfinite(loss):
-            raise TrainError(self._not_finite(loss, batch))
-        return loss
-
-    def configure_gradient_clipping(self, *args: Any, **options: Any) -> None:
-        # Not Lightning's own: with a fused optimizer it refuses to clip under autocast.
-        if self.config.clip_norm is not None:
-            weights = [weight for weight in self.model.parameters() if weight.grad is not None]
-            self.shown["grad_norm"] = clip_grad_norm_(weights, self.config.clip_norm)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["validation"] = {"mean": self.measured, **self.report} if self.measured else {}
+        return self.finite(loss, batch.pairs.rows.tolist)
 
     def optimizer_step(self, *args: Any, **options: Any) -> None:
-        self.lr = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
         super().optimizer_step(*args, **options)
         self.model.clamp_scale()
 
@@ -141,17 +83,6 @@ class ClipTraining(LightningModule):
         loss = torch.stack([weight * result.loss for weight, result in results]).sum()
         shown = {name: value for _, result in results for name, value in result.log.items()}
         return loss, {"loss": loss.detach()} | shown
-
-    def _not_finite(self, loss: Tensor, batch: PairBatch) -> str:
-        rows = batch.pairs.rows.tolist()
-        listed = ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
-        weights = [name for name, weight in self.model.named_parameters() if not torch.isfinite(weight).all()]
-        where = f"the weights had already gone bad (first: {weights[0]})" if weights else "the weights are still finite"
-        return (
-            f"step {self.global_step}: the loss is {loss.item()}, {where}; rows of this step: {listed}. Lower "
-            f"trainer.lr (now {self.config.lr:g}), lengthen trainer.warmup (now {self.config.warmup:g}), or set "
-            f"trainer.precision=fp32 (now {self.config.precision})"
-        )
 
     # -----------------------------------------------------------------------------------------------------------------
     # Validation: all pictures against all captions

@@ -24,24 +24,30 @@ from polymodal.models.clip import ClipConfig
 from polymodal.objectives import InfoNceConfig, ObjectiveConfig
 from polymodal.preprocess import Preprocess
 
+CLIP_METRICS = ("R@1", "R@5", "R@10", "loss")
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-class DataConfig(Config):
+class TableConfig(Config):
+    """Which rows of which table train, and which validate."""
+
     table: str | None = None  # a file or folder; relative to where the command is run
-    image: str | None = None  # column; None: found by looking at the values
     images: str | None = None  # folder of the pictures, if not the table's
-    text: str | tuple[str, ...] | None = None  # one column, or several of which each step takes one
     exclude: dict[str, tuple[str, ...]] = Field({})  # column -> values; rows that hold one of them are left aside
     split: str | None = None  # column that tells train from val; None: the one with that role, if there is one
     train: tuple[str, ...] = ("train", "training")  # its values for training
     val: tuple[str, ...] = ("val", "valid", "validation", "dev")  # and for validation; a run can do without
     val_fraction: Fraction = 0.1  # of the pictures, when no column tells; 0: no validation
     group: str | None = None  # rows with one value of this column stay on one side of `val_fraction`
-    val_limit: int = Field(5000, ge=1)  # pictures validated on, at most
-    augment: Augment | None = None  # None: pictures as in use, one of the row's captions by chance
+    val_limit: int = Field(5000, ge=1)  # pictures (rows, where there are none) validated on, at most
     cache: Literal["auto", "always", "never"] = "auto"  # pictures decoded once into a memory-mapped file
     workers: int | None = Field(None, ge=0)  # processes that decode; None: by processors and by the cache
+
+
+class DataConfig(TableConfig):
+    image: str | None = None  # column; None: found by looking at the values
+    text: str | tuple[str, ...] | None = None  # one column, or several of which each step takes one
+    augment: Augment | None = None  # None: pictures as in use, one of the row's captions by chance
 
 
 class ClosedForm(Config):
@@ -97,7 +103,7 @@ class LearnedTokenizer(Config):
     """A tokenizer learned from the training captions."""
 
     kind: Literal["learned"] = "learned"
-    algorithm: Literal["bpe", "unigram", "wordpiece"] = "bpe"
+    algorithm: Literal["bpe", "unigram", "wordpiece", "character"] = "bpe"
     vocab_size: int = Field(8192, ge=64)
     lowercase: bool = True
 
@@ -140,7 +146,7 @@ class TrainerConfig(Config):
     lora: LoraConfig | None = None
     layer_decay: float = Field(1.0, gt=0, le=1)  # factor on the learning rate per layer below the top of a tower
     lr_scale: dict[str, Annotated[float, Field(ge=0)]] = Field({})  # pattern -> factor on the learning rate
-    metric: Literal["R@1", "R@5", "R@10", "loss"] = "R@1"  # of validation; the best by it is kept
+    metric: str = "R@1"  # of validation: R@1, R@5, R@10 or loss; the best by it is kept
     early_stopping: EarlyStoppingConfig | None = None
     val_every: int | None = Field(None, ge=1)  # steps; None: every epoch
     save_every: int | None = Field(None, ge=1)  # steps; None: after every validation only
@@ -153,7 +159,7 @@ class TrainerConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainerConfig":
-        if self.batch_size % self.devices:
+        if (self.batch_size or 0) % self.devices:  # a subclass may leave it open
             raise ValueError(f"batch_size must be a multiple of devices ({self.devices}): it counts all processes")
         return self
 
@@ -161,15 +167,27 @@ class TrainerConfig(Config):
         return int(self.warmup) if self.warmup >= 1 else round(self.warmup * total)
 
 
-class Recipe(Config):
+class RunConfig(Config):
+    """What every recipe has, whatever it trains."""
+
     name: str = "run"  # of the run's folder and of the model card
+    data: TableConfig = TableConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    output: str | None = None  # folder of the run; None: runs/<name>, numbered when that is taken
+
+
+class Recipe(RunConfig):
     data: DataConfig = DataConfig()
     model: ModelConfig
     tokenizer: TokenizerConfig = LearnedTokenizer()
     preprocess: Preprocess | None = None  # None: that of the checkpoint, or by the model's sizes
     objectives: list[ObjectiveConfig] = Field([InfoNceConfig()], min_length=1)
-    trainer: TrainerConfig = TrainerConfig()
-    output: str | None = None  # folder of the run; None: runs/<name>, numbered when that is taken
+
+    @model_validator(mode="after")
+    def _watches(self) -> "Recipe":
+        if self.trainer.metric not in CLIP_METRICS:
+            raise ValueError(f"trainer.metric must be one of {', '.join(CLIP_METRICS)}, got {self.trainer.metric!r}")
+        return self
 
     @classmethod
     def read(cls, source: "str | Path | Recipe | Mapping[str, Any]", overrides: Iterable[str] = ()) -> "Recipe":
@@ -178,12 +196,25 @@ class Recipe(Config):
         Raises:
             ConfigError: there is no such recipe, or a key or value is wrong.
         """
-        where, data = _plain(source)
-        data = override(data, overrides)
-        model = data.get("model")
-        if isinstance(model, Mapping):
-            data["model"] = _with_sizes(model)
-        return cls.parse(data, where)
+        return cls.parse(*resolved(source, overrides)[::-1])
+
+
+def resolved(source: "str | Path | RunConfig | Mapping[str, Any]", overrides: Iterable[str] = ()) -> tuple[str, Any]:
+    """What to call a recipe, and its plain values with overrides carried out and a model's name replaced by its sizes.
+
+    Raises:
+        ConfigError: there is no such recipe, or an override cannot be carried out.
+    """
+    where, data = _plain(source)
+    data = override(data, overrides)
+    model = data.get("model")
+    if isinstance(model, Mapping):
+        data["model"] = _with_sizes(model)
+    return where, data
+
+
+def lower_is_better(metric: str) -> bool:
+    return metric.rpartition("/")[2] in ("loss", "rmse", "mae", "ece", "brier", "nll")
 
 
 def recipe_names() -> list[str]:
@@ -192,8 +223,8 @@ def recipe_names() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
-def _plain(source: "str | Path | Recipe | Mapping[str, Any]") -> tuple[str, dict[str, Any]]:
-    if isinstance(source, Recipe):
+def _plain(source: "str | Path | RunConfig | Mapping[str, Any]") -> tuple[str, dict[str, Any]]:
+    if isinstance(source, RunConfig):
         return "recipe", source.to_dict()
     if isinstance(source, Mapping):
         return "recipe", dict(source)

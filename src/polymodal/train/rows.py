@@ -15,7 +15,7 @@ from polymodal.data.check import check
 from polymodal.data.faults import Fault
 from polymodal.data.manifest import Manifest
 from polymodal.errors import DataError
-from polymodal.train.recipe import DataConfig
+from polymodal.train.recipe import TableConfig
 
 Places = NDArray[np.int64]
 
@@ -26,7 +26,7 @@ class Division(NamedTuple):
     reason: str  # how it was divided, for the plan
 
 
-def divide(manifest: Manifest, pictures: Places, config: DataConfig, seed: int) -> Division:
+def divide(manifest: Manifest, pictures: Places, config: TableConfig, seed: int) -> Division:
     """Rows to train on and rows to validate on; no picture is on both sides when this divides.
 
     Args:
@@ -50,12 +50,12 @@ def divide(manifest: Manifest, pictures: Places, config: DataConfig, seed: int) 
         train = np.arange(len(manifest))
     groups = pictures if config.group is None else _numbered(manifest.column(config.group))
     held = _held_out(groups[train], config, seed)
-    kind = "picture" if config.group is None else config.group
+    kind = config.group or ("picture" if manifest.image is not None else "row")
     reason = f"{config.val_fraction:.0%} held out by {kind}" if config.val_fraction else "no validation"
     return Division(train[~held], train[held], reason)
 
 
-def _held_out(groups: Places, config: DataConfig, seed: int) -> NDArray[np.bool_]:
+def _held_out(groups: Places, config: TableConfig, seed: int) -> NDArray[np.bool_]:
     names = np.unique(groups)
     count = min(config.val_limit, round(config.val_fraction * len(names)))
     if config.val_fraction and len(names) > 1:

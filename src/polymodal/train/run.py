@@ -24,21 +24,19 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping
 
-from polymodal import artifact
-from polymodal.card import Card
 from polymodal.config import write_yaml
 from polymodal.errors import ArtifactError, ConfigError, DataError, TrainError, did_you_mean
-from polymodal.layers.lora import merge_lora
 from polymodal.text import Tokenizer
 from polymodal.train import checkpoint
 from polymodal.train.checkpoint import read_index
+from polymodal.train.clip_job import ClipJob
 from polymodal.train.console import Shown, say, warn
 from polymodal.train.ema import Ema
-from polymodal.train.log import AtChance, Log, draw_curve
-from polymodal.train.module import ClipTraining
-from polymodal.train.once import meet, vectors_of_captions, vectors_of_pictures
-from polymodal.train.prepare import Prepared, batches, known_towers, prepare, table_state
-from polymodal.train.recipe import Recipe, TrainerConfig, recipe_names
+from polymodal.train.job import Job
+from polymodal.train.log import Log, draw_curve
+from polymodal.train.multimodal import MultimodalJob, MultimodalRecipe, prepare_multimodal, read_recipe
+from polymodal.train.prepare import prepare
+from polymodal.train.recipe import Recipe, RunConfig, TrainerConfig, lower_is_better, recipe_names
 from polymodal.train.rows import write_left_out
 from polymodal.train.saving import Checkpoints, FolderCheckpointIO, Interrupted, LastStep, signals_restored
 
@@ -108,11 +106,11 @@ def fit(
     return carry_out(plan(recipe, table, overrides=overrides), out)
 
 
-def carry_out(prepared: Prepared, out: str | Path | None = None) -> Run:
+def carry_out(job: Job, out: str | Path | None = None) -> Run:
     """`fit` from its plan on."""
-    folder = _claim(prepared.recipe, out)
-    _begin(prepared, folder)
-    return _train(prepared, folder, None)
+    folder = _claim(job.recipe, out)
+    _begin(job, folder)
+    return _train(job, folder, None)
 
 
 def plan(
@@ -120,13 +118,13 @@ def plan(
     table: str | Path | None = None,
     *,
     overrides: Sequence[str] = (),
-) -> Prepared:
+) -> Job:
     """Everything that `fit` does before the first step, without leaving a folder: `.plan()` says what would happen."""
     if table is None and isinstance(recipe, str | Path) and _is_table(recipe):
         recipe, table = "clip-tiny", recipe
     if table is not None:
         overrides = (*overrides, f"data.table={json.dumps(str(table))}")
-    return prepare(Recipe.read(recipe, overrides), say)
+    return _job(read_recipe(recipe, overrides))
 
 
 def resume(run: str | Path, overrides: Sequence[str] = ()) -> Run:
@@ -146,29 +144,34 @@ def resume(run: str | Path, overrides: Sequence[str] = ()) -> Run:
         if key not in CHANGEABLE:
             known = did_you_mean(key, CHANGEABLE) or f"; these can: {', '.join(CHANGEABLE)}"
             raise ConfigError(f'"{key}" cannot be changed in the middle of a run{known}')
-    recipe = Recipe.read(folder / RECIPE, overrides)
-    prepared = prepare(recipe, say, Tokenizer.load(folder))
+    job = _job(read_recipe(folder / RECIPE, overrides), folder)
     before = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    now = table_state(prepared)
+    now = job.state()
     if changed := [key for key in ("train", "val", "rows", "sample") if before[key] != now[key]]:
         raise DataError(
             f"{now['table']}: the table has changed since the run began ({', '.join(changed)}; then {before['train']} "
             f"training rows, now {now['train']}): begin a new run with `polymodal fit {folder / RECIPE}`"
         )
     stands = int(start.name.rpartition("-")[2])
-    if prepared.total_steps < stands:
-        raise ConfigError(
-            f"the run stands at step {stands} and would end at {prepared.total_steps}: ask for more steps"
-        )
-    write_yaml(folder / RECIPE, prepared.recipe.to_dict())
-    return _train(prepared, folder, start)
+    if job.total_steps < stands:
+        raise ConfigError(f"the run stands at step {stands} and would end at {job.total_steps}: ask for more steps")
+    write_yaml(folder / RECIPE, job.recipe.to_dict())
+    return _train(job, folder, start)
+
+
+def _job(recipe: Recipe | MultimodalRecipe, run: Path | None = None) -> Job:
+    """The recipe on its table; with the tokenizer of a run that it goes on with."""
+    learned = Tokenizer.load(run) if run is not None and (run / "tokenizer.json").exists() else None
+    if isinstance(recipe, Recipe):
+        return ClipJob(prepare(recipe, say, learned))
+    return MultimodalJob(prepare_multimodal(recipe, say, learned))
 
 
 def _is_table(source: str | Path) -> bool:
     return str(source) not in recipe_names() and Path(source).suffix not in (".yaml", ".yml") and Path(source).exists()
 
 
-def _claim(recipe: Recipe, out: str | Path | None) -> Path:
+def _claim(recipe: RunConfig, out: str | Path | None) -> Path:
     """The run's folder, made."""
     asked = out or recipe.output
     if asked is not None:
@@ -187,14 +190,14 @@ def _claim(recipe: Recipe, out: str | Path | None) -> Path:
     raise ConfigError("runs/ is full; choose a folder with --out")
 
 
-def _begin(prepared: Prepared, folder: Path) -> None:
-    write_yaml(folder / RECIPE, prepared.recipe.to_dict())
-    prepared.built.tokenizer.save(folder)
-    (folder / STATE).write_text(json.dumps(table_state(prepared), indent=2), encoding="utf-8")
-    if prepared.faults:
-        write_left_out(folder / LEFT_OUT, prepared.faults)
-        rows = len({fault.row for fault in prepared.faults})
-        warn(f"{rows} rows are left out, first: {prepared.faults[0]}; all are in {folder / LEFT_OUT}")
+def _begin(job: Job, folder: Path) -> None:
+    write_yaml(folder / RECIPE, job.recipe.to_dict())
+    job.begin(folder)
+    (folder / STATE).write_text(json.dumps(job.state(), indent=2), encoding="utf-8")
+    if job.faults:
+        write_left_out(folder / LEFT_OUT, job.faults)
+        rows = len({fault.row for fault in job.faults})
+        warn(f"{rows} rows {job.plan()['left_out']}, first: {job.faults[0]}; all are in {folder / LEFT_OUT}")
 
 
 def _find_checkpoint(run: Path) -> tuple[Path, Path]:
@@ -209,21 +212,10 @@ def _find_checkpoint(run: Path) -> tuple[Path, Path]:
     return run, run / "checkpoints" / saved[-1]
 
 
-def _train(prepared: Prepared, folder: Path, start: Path | None) -> Run:
-    config = prepared.recipe.trainer
-    module = ClipTraining(
-        prepared.built.model, prepared.objectives, config, prepared.built.preprocess.image, prepared.total_steps
-    )
-    known_image, known_text = known_towers(prepared)
-    if known_image:
-        module.known_images = vectors_of_pictures(prepared)
-    if known_text:
-        module.known_texts = vectors_of_captions(prepared)
-    if start is None:
-        meet(prepared, module.known_images, module.known_texts)
-    data = batches(prepared, say, look_at_pictures=not known_image)
+def _train(job: Job, folder: Path, start: Path | None) -> Run:
+    module, data = job.training(fresh=start is None)
     with _quiet(), signals_restored(), torch.random.fork_rng(devices=[]):
-        trainer = _trainer(prepared, folder)
+        trainer = _trainer(job, folder)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=start)
         except (Interrupted, KeyboardInterrupt):
@@ -231,21 +223,23 @@ def _train(prepared: Prepared, folder: Path, start: Path | None) -> Run:
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_memory(error):
                 raise
-            raise TrainError(_out_of_memory(config)) from error
-    return _finish(prepared, folder)
+            raise TrainError(_out_of_memory(job.recipe.trainer)) from error
+    return _finish(job, folder)
 
 
-def _trainer(prepared: Prepared, folder: Path) -> Trainer:
-    config, total = prepared.recipe.trainer, prepared.total_steps
-    callbacks: list[Callback] = [Log(folder / LOG, config.log_every, prepared.epoch_steps), Shown(total, config.metric)]
-    if any(objective.kind == "info_nce" for objective in prepared.recipe.objectives):
-        callbacks.append(AtChance(config.batch_size, patience=max(100, total // 10)))
+def _trainer(job: Job, folder: Path) -> Trainer:
+    config, total = job.recipe.trainer, job.total_steps
+    callbacks: list[Callback] = [
+        Log(folder / LOG, config.log_every, job.epoch_steps),
+        Shown(total, config.metric),
+        *job.callbacks(),
+    ]
     if config.ema is not None:
         callbacks.insert(0, Ema(config.ema))
     if config.early_stopping is not None:
-        if prepared.val is None:
+        if not job.validates:
             raise ConfigError("trainer.early_stopping needs validation rows; set data.val_fraction")
-        mode = "min" if config.metric == "loss" else "max"
+        mode = "min" if lower_is_better(config.metric) else "max"
         patience, least = config.early_stopping.patience, config.early_stopping.min_delta
         callbacks.append(EarlyStopping(config.metric, mode=mode, patience=patience, min_delta=least))
     callbacks += [
@@ -257,8 +251,8 @@ def _trainer(prepared: Prepared, folder: Path) -> Trainer:
         devices=config.devices,
         strategy="ddp_spawn" if config.devices > 1 else "auto",
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-        max_epochs=math.ceil(total / prepared.period),
-        limit_val_batches=1.0 if prepared.val is not None else 0,
+        max_epochs=math.ceil(total / job.period),
+        limit_val_batches=1.0 if job.validates else 0,
         num_sanity_val_steps=0,
         callbacks=callbacks,
         plugins=[FolderCheckpointIO()],
@@ -295,32 +289,20 @@ def _loggers(config: TrainerConfig, folder: Path) -> list[Any]:
     return made
 
 
-def _finish(prepared: Prepared, folder: Path) -> Run:
+def _finish(job: Job, folder: Path) -> Run:
     """Write the artifact from the best checkpoint (the last one without validation), and the curve."""
     index = read_index(folder / "checkpoints")
     state = checkpoint.load(folder / "checkpoints" / (index.best or index.saved[-1]))
-    weights = {name.removeprefix("model."): value for name, value in state["state_dict"].items()}
-    for kept in state["callbacks"].values():
-        weights |= {name.removeprefix("model."): value for name, value in kept.get("average", {}).items()}
-    model = prepared.built.model
-    model.load_state_dict(weights)
-    merge_lora(model)
+    kept = dict(state["state_dict"])
+    for callback in state["callbacks"].values():
+        kept |= callback.get("average", {})
+    # What objectives learn for themselves is no part of the model.
+    weights = {name.removeprefix("model."): value for name, value in kept.items() if name.startswith("model.")}
     metrics = {"validation": state["validation"], "step": state["global_step"]} if state["validation"] else {}
-    artifact.save(
-        folder / "artifact",
-        model=model.eval(),
-        tokenizer=prepared.built.tokenizer,
-        preprocess=prepared.built.preprocess,
-        metrics=metrics,
-        recipe=prepared.recipe.to_dict(),
-        card=Card(
-            description=f"Trained by the recipe {prepared.recipe.name} on {len(prepared.train):,} rows of "
-            f"{Path(prepared.train.source).name}."
-        ),
-    )
+    job.finish(folder / "artifact", weights, metrics)
     draw_curve(folder / LOG, folder / CURVE)
     last = checkpoint.load(folder / "checkpoints" / index.saved[-1])["global_step"]
-    return Run(folder, last, metrics, prepared.plan())
+    return Run(folder, last, metrics, job.plan())
 
 
 def _how_to_resume(folder: Path) -> str:
@@ -339,7 +321,7 @@ def _is_memory(error: BaseException) -> bool:
 def _out_of_memory(config: TrainerConfig) -> str:
     share = config.batch_size // config.devices
     chunk = min(config.chunk_size or share, share)
-    ways = [f"trainer.chunk_size={max(1, chunk // 4)} (now {config.chunk_size}): the same result in smaller pieces"]
+    ways = [f"trainer.chunk_size={max(1, chunk // 4)} (now {chunk}): the same result in smaller pieces"]
     if not config.gradient_checkpointing:
         ways.append("trainer.gradient_checkpointing=true (now false): a third more time")
     if config.precision == "fp32":

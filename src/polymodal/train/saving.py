@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import CheckpointIO
 
 from polymodal.train.checkpoint import Index, load, read_index, record, save
+from polymodal.train.recipe import lower_is_better
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -91,7 +92,7 @@ class Checkpoints(Checkpoint):
     def _is_better(self, value: float, index: Index) -> bool:
         if index.best is None or index.best_value is None:
             return True
-        return value < index.best_value if self.metric == "loss" else value > index.best_value
+        return value < index.best_value if lower_is_better(self.metric) else value > index.best_value
 
     def _save(self, trainer: Trainer, value: float | None = None, best: bool = False) -> None:
         name = f"step-{trainer.global_step:08}"

@@ -24,8 +24,8 @@ class Pretrained:
     tokenizer: Tokenizer | None  # None for an image tower, or where the source has none
     preprocess: Preprocess
     left_out: tuple[str, ...] = ()  # weights of the source that belong to heads which the model does not have
-    answers: tuple[str, ...] = ()  # what the outputs of the head "answer" stand for, where the source says so
     features: Features | None = None  # of an artifact with several inputs, which says more than `preprocess`
+    answers: tuple[str, ...] = ()  # what the outputs of the head "answer" stand for, where the source says so
 
     @property
     def config(self) -> Any:

@@ -1,0 +1,91 @@
+"""What a run carries out to train a model with several inputs."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningDataModule
+from torch import Tensor
+
+from polymodal import artifact
+from polymodal.card import Card
+from polymodal.data.faults import Fault
+from polymodal.layers.lora import merge_lora
+from polymodal.train.multimodal.data import FeatureData
+from polymodal.train.multimodal.module import MultimodalTraining
+from polymodal.train.multimodal.prepare import MultimodalPrepared
+from polymodal.train.multimodal.recipe import MultimodalRecipe
+
+
+class MultimodalJob:
+    def __init__(self, prepared: MultimodalPrepared) -> None:
+        self.prepared = prepared
+        self.epoch_steps, self.total_steps, self.period = prepared.epoch_steps, prepared.total_steps, prepared.period
+
+    @property
+    def recipe(self) -> MultimodalRecipe:
+        return self.prepared.recipe
+
+    @property
+    def faults(self) -> Sequence[Fault]:
+        return self.prepared.faults
+
+    @property
+    def validates(self) -> bool:
+        return self.prepared.rows.val is not None
+
+    def plan(self) -> dict[str, Any]:
+        return self.prepared.plan()
+
+    def state(self) -> dict[str, Any]:
+        return self.prepared.state()
+
+    def begin(self, folder: Path) -> None:
+        if self.prepared.tokenizer is not None:
+            self.prepared.tokenizer.save(folder)
+
+    def training(self, *, fresh: bool) -> tuple[MultimodalTraining, LightningDataModule]:
+        prepared, trainer = self.prepared, self.recipe.trainer
+        module = MultimodalTraining(
+            prepared.model, prepared.objectives, trainer, prepared.features, prepared.total_steps
+        )
+        data = FeatureData(
+            prepared.train,
+            prepared.val,
+            batch_size=prepared.batch_size,
+            period=self.period,
+            seed=trainer.seed,
+            workers=self._workers(),
+        )
+        return module, data
+
+    def _workers(self) -> int:
+        # On a GPU the processor is free to decode; without one, decoding and computing share the cores.
+        if self.recipe.data.workers is not None:
+            return self.recipe.data.workers
+        return min(8, max(1, (os.cpu_count() or 1) - 1)) if torch.cuda.is_available() else 0
+
+    def callbacks(self) -> list[Callback]:
+        return []
+
+    def finish(self, folder: Path, weights: Mapping[str, Tensor], metrics: Mapping[str, Any]) -> None:
+        prepared, recipe = self.prepared, self.recipe
+        prepared.model.load_state_dict(weights)
+        merge_lora(prepared.model)
+        targets = ", ".join(prepared.features.targets)
+        artifact.save(
+            folder,
+            model=prepared.model.eval(),
+            tokenizer=prepared.tokenizer,
+            preprocess=prepared.features,
+            metrics=metrics,
+            recipe=recipe.to_dict(),
+            card=Card(
+                description=f"Predicts {targets} from {', '.join(prepared.features.inputs)}. "
+                f"Trained on {len(prepared.rows.train):,} rows of {Path(prepared.rows.train.source).name}."
+                if targets
+                else f"Pre-trained on {len(prepared.rows.train):,} rows of {Path(prepared.rows.train.source).name}."
+            ),
+        )
