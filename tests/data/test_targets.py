@@ -69,7 +69,11 @@ def test_labels_of_words_are_found_by_the_words_beside_them(tmp_path: Path) -> N
 
 
 def test_several_columns_are_labels_each_known_for_itself(tmp_path: Path) -> None:
-    rows = [{"edema": 1, "nodule": "no"}, {"edema": 0, "nodule": None}, {"edema": -1, "nodule": "yes"}]
+    rows: list[dict[str, Any]] = [
+        {"edema": 1, "nodule": "no"},
+        {"edema": 0, "nodule": None},
+        {"edema": -1, "nodule": "yes"},
+    ]
     target, _ = infer_target(table(tmp_path, rows), ["edema", "nodule"])
     assert (target.task, target.classes) == ("multilabel", ("edema", "nodule"))
     values, known, faults = encoded(target, rows)

@@ -23,7 +23,7 @@ from polymodal.data.regions import RegionFile, read_regions
 from polymodal.data.series import read_series
 from polymodal.data.source import Rows, Trouble
 from polymodal.data.texts import Texts, joined
-from polymodal.data.values import as_lists, as_numbers, as_strings
+from polymodal.data.values import as_lists, as_numbers, as_strings, scaled
 from polymodal.features import (
     FIRST,
     MISSING,
@@ -58,7 +58,7 @@ class RecordRows:
             values, refused = as_numbers(column)
             trouble.cells(refused, number.name, "not-a-number", column, "is no finite number, so it counts as missing")
             self.missing[:, place] = np.isnan(values)
-            self.numbers[:, place] = np.where(np.isnan(values), 0, (values - number.mean) / number.std)
+            self.numbers[:, place] = scaled(values, number.mean, number.std)
         for place, category in enumerate(config.categories):
             strings = as_strings(rows.column(category.name))
             codes = pc.index_in(strings, pa.array(category.values, pa.string())).fill_null(-1).to_numpy() + FIRST
@@ -148,12 +148,12 @@ class SeriesRows:
         self._config, self._root = config, rows.source.root
 
     def _read(self, given: Any) -> NDArray[np.float32]:
-        means, stds = (np.array(values, np.float32) for values in (self._config.means, self._config.stds))
-        steps = read_series(given, self._root)
-        if steps.shape[1] != len(means):
-            reason = f"has {steps.shape[1]} channels, the training rows have {len(means)}"
+        config, steps = self._config, read_series(given, self._root)
+        if steps.shape[1] != len(config.means):
+            reason = f"has {steps.shape[1]} channels, the training rows have {len(config.means)}"
             raise CellError("the series", "wrong-width", reason, "give the same channels, or leave it out")
-        return (steps[: self._config.max_length] - means) / stds
+        steps = steps[: config.max_length]
+        return np.where(np.isnan(steps), np.nan, scaled(steps, config.means, config.stds)).astype(np.float32)
 
     def batch(self, places: Places, epoch: int = 0) -> tuple[Series, Tensor]:
         found = [self.files(place) for place in places.tolist()]

@@ -18,7 +18,7 @@ from torch import Tensor
 from polymodal.data.manifest import Manifest
 from polymodal.data.ragged import Ragged
 from polymodal.data.source import Rows, Trouble
-from polymodal.data.values import as_lists, as_numbers, as_strings, is_list, parsed_json
+from polymodal.data.values import as_lists, as_numbers, as_strings, is_list, mean_and_std, parsed_json, scaled
 from polymodal.errors import DataError
 from polymodal.features import Target, Task
 
@@ -168,9 +168,10 @@ def _scaled(column: pa.ChunkedArray, name: str, where: str) -> Target:
     known = numbers[~np.isnan(numbers)]
     if len(known) == 0:
         raise DataError(f"{where} has no number in any of {len(column)} rows; choose another column or task")
-    if np.ptp(known) == 0 or known.std() == 0:
+    mean, std = mean_and_std(known)
+    if std == 0:
         raise DataError(f"{where} has one value only ({known[0]:g}, {len(known)} rows): there is nothing to learn")
-    return Target(columns=(name,), task="regression", mean=float(known.mean()), std=float(known.std()))
+    return Target(columns=(name,), task="regression", mean=mean, std=std)
 
 
 def _label_columns(manifest: Manifest, names: tuple[str, ...], task: Task | None) -> tuple[Target, str]:
@@ -277,9 +278,8 @@ def encode_target(rows: Rows, target: Target, trouble: Trouble) -> TargetRows:
         case "regression":
             numbers, refused = as_numbers(column)
             trouble.cells(refused, name, "not-a-number", column, "is no finite number, so the target is not known")
-            known = ~np.isnan(numbers)
-            scaled = np.where(known, (numbers - target.mean) / target.std, 0)
-            return Whole(torch.from_numpy(scaled).float(), torch.from_numpy(known))
+            values = torch.from_numpy(scaled(numbers, target.mean, target.std))
+            return Whole(values, torch.from_numpy(~np.isnan(numbers)))
         case _:
             strings = as_strings(column)
             codes = pc.index_in(strings, pa.array(target.classes)).fill_null(-1).to_numpy().astype(np.int64)

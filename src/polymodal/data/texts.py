@@ -30,8 +30,10 @@ def joined(rows: Rows, config: TextInput) -> pa.ChunkedArray:
     columns = {name: _said(rows.column(name), config.pick) for name in config.columns}
     if len(columns) == 1:
         return columns[config.columns[0]]
-    lines = [pc.binary_join_element_wise(f"{name}: ", column, "") for name, column in columns.items()]
-    text = pc.binary_join_element_wise(*lines, "\n", null_handling="skip")
+    lines = [
+        pc.binary_join_element_wise(f"{name}: ", column, "\n", "").fill_null("") for name, column in columns.items()
+    ]
+    text = pc.utf8_rtrim(pc.binary_join_element_wise(*lines, ""), "\n")
     return pc.if_else(pc.equal(text, ""), None, text)
 
 

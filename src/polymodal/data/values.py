@@ -19,6 +19,7 @@ DATE = (
     r"^\d{4}([-/.]\d{1,2}[-/.]\d{1,2}|年\d{1,2}月\d{1,2}日)([ T]\d{1,2}:\d{2}(:\d{2})?(\.\d+)?(Z|[-+]\d{2}:?\d{2})?)?$"
 )
 SEPARATORS = re.compile(r"\s*[;；|]\s*")  # of several labels in one cell
+FARTHEST = 1e6  # stds from the mean; only errors of the table are farther
 _DAY = 86_400.0
 
 
@@ -92,6 +93,23 @@ def _days(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_time(column.type) or pa.types.is_duration(column.type):
         return pa.chunked_array([pa.nulls(len(column), pa.float64())])
     return pc.divide(column.cast(pa.timestamp("s"), safe=False).cast(pa.int64()).cast(pa.float64()), _DAY)
+
+
+def mean_and_std(known: NDArray[np.float64]) -> tuple[float, float]:
+    """Of finite numbers of any size; a std of 0 stands for equal ones, also when they differ by rounding only."""
+    # Squares of what is very large or small leave the range of floats; a power of two changes no digit.
+    unit = np.ldexp(1.0, int(np.frexp(np.abs(known).max())[1]) - 1)
+    near_one = known / unit
+    if np.ptp(near_one) <= 1e-12:
+        return float(known[0]), 0.0
+    return float(near_one.mean() * unit), float(near_one.std() * unit)
+
+
+def scaled(values: NDArray[Any], mean: float | Sequence[float], std: float | Sequence[float]) -> NDArray[np.float32]:
+    """(values - mean) / std, at most `FARTHEST` stds away, so that it stays finite; 0 where there is no value."""
+    with np.errstate(over="ignore"):
+        far: NDArray[np.float64] = (values.astype(np.float64) - np.asarray(mean)) / np.asarray(std)
+    return np.nan_to_num(far).clip(-FARTHEST, FARTHEST).astype(np.float32)
 
 
 def _filled(column: pa.ChunkedArray) -> NDArray[np.float64]:
