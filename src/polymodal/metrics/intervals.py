@@ -27,7 +27,8 @@ def bootstrap(
     """Percentile interval of a statistic over `count` rows, drawn again with replacement (Efron 1979).
 
     Args:
-        statistic: takes row numbers (R, count) of R resamples, gives its value for each, (R,).
+        statistic: takes row numbers (R, count) of R resamples, gives its value for each, (R,); where it is not
+            defined, not a number: such resamples are left out.
         count: how many rows (queries, samples) there are, 1 or more.
         seed: the same seed draws the same rows, whatever the statistic.
     """
@@ -37,7 +38,7 @@ def bootstrap(
         statistic(draw.integers(count, size=(min(step, resamples - done), count))) for done in range(0, resamples, step)
     ]
     tail = 50 * (1 - level)
-    low, high = np.percentile(np.concatenate(values), [tail, 100 - tail])
+    low, high = np.nanpercentile(np.concatenate(values), [tail, 100 - tail])
     return Interval(float(low), float(high))
 
 
