@@ -53,6 +53,12 @@ def test_dates_and_numbers_with_gaps() -> None:
     assert kinds(a=dates, b=numbers, c=["NA"] * 20) == ["date", "number", "category"]
 
 
+def test_names_that_end_in_id_are_ids_unless_they_repeat() -> None:
+    table = {"patient_id": list(range(20)), "colorID": [1, 2] * 10, "acid": [i / 7 for i in range(20)]}
+    assert kinds(**table) == ["id", "category", "number"]
+    assert kinds(question=["what color is it?", "what shape is it?"] * 10) == ["text"]
+
+
 @pytest.mark.parametrize("values", [["1; 2", "3"], ["v1.0", "v2.0"]])
 def test_a_few_texts_stay_texts(values: list[str]) -> None:
     assert kinds(a=values)[0] in ("text", "labels")

@@ -26,6 +26,7 @@ from polymodal.errors import DataError
 from polymodal.preprocess import ImagePreprocess
 
 MEMORY = 2**30  # bytes of a column that are kept
+LONGEST_KEY = 2**16  # of what stands in the cell itself; a longer one would take as much memory as what it leads to
 Value = TypeVar("Value")
 
 
@@ -77,19 +78,23 @@ class Files(Generic[Value]):
 
     def find(self, given: Any) -> Value | DataError:
         """The value of a reference, read or remembered; of a bad one what is wrong with it."""
-        key = given if isinstance(given, str | bytes) and len(given) < 4096 else None
-        if key is not None and key in self._kept:
-            return self._kept[key]
-        try:
-            found: Value | DataError = self._read(given)
-        except DataError as error:
-            found = error
-        if key is not None:
-            self._keep(key, found)
+        if isinstance(given, str | bytes) and given in self._kept:
+            return self._kept[given]
+        found = self.read(given)
+        self._keep(given, found)
         return found
 
-    def _keep(self, key: str | bytes, found: Value | DataError) -> None:
-        self._kept[key] = found
+    def read(self, given: Any) -> Value | DataError:
+        """As `find`, without remembering; other threads may do it too."""
+        try:
+            return self._read(given)
+        except DataError as error:
+            return error
+
+    def _keep(self, given: Any, found: Value | DataError) -> None:
+        if not isinstance(given, str | bytes) or len(given) >= LONGEST_KEY:
+            return
+        self._kept[given] = found
         self._bytes += 0 if isinstance(found, DataError) else self._size(found)
         while self._bytes > MEMORY and len(self._kept) > 1:
             _, dropped = self._kept.popitem(last=False)
@@ -156,18 +161,19 @@ class PictureFiles(Files[Image.Image]):
             given = reference(self.rows.cell(row, self.column))
             groups.setdefault(given if isinstance(given, str | bytes) else row, []).append(row)
         firsts = [group[0] for group in groups.values()]
-        found = map_in_threads(self._find_row, firsts, os.cpu_count() or 1)
+        found = map_in_threads(self._read_row, firsts, os.cpu_count() or 1)
         bad = set()
         shown = with_progress(found, f"opening {self.column}", len(firsts), progress)
         for group, picture in zip(groups.values(), shown, strict=True):
+            self._keep(reference(self.rows.cell(group[0], self.column)), picture)
             if isinstance(picture, DataError):
                 bad.update(group)
                 for row in group:
                     self.fault(row, picture)
         return bad
 
-    def _find_row(self, row: int) -> Image.Image | DataError:
-        return self.find(reference(self.rows.cell(row, self.column)))
+    def _read_row(self, row: int) -> Image.Image | DataError:
+        return self.read(reference(self.rows.cell(row, self.column)))
 
 
 def _picture_bytes(image: Image.Image) -> int:

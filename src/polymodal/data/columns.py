@@ -36,7 +36,8 @@ IMAGE_NAMES = _words(
 )
 TEXT_NAMES = _words(
     "caption captions text texts title sentence sentences description descriptions alt alttext raw txt prompt "
-    "name 标题 描述 文本 说明 文字 名称"
+    "name question questions query comment comments review reviews report reports findings impression abstract "
+    "标题 描述 文本 说明 文字 名称 问题 评论 报告"
 )
 SPLIT_NAMES = _words("split splits subset partition fold dataset 划分 数据集")
 ID_NAMES = _words("id uid uuid key imageid index")
@@ -50,6 +51,7 @@ ARRAYS = frozenset(_words(".npy .npz"))
 _SOUND_STARTS = (b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2", b"FORM", b".snd")
 REGION_KEYS = frozenset(_words("features boxes"))
 
+_ID_ENDING = re.compile(r"[\s_\-](id|ID|Id|key)$|[a-z](ID|Id)$|编号$")
 _PATHS = "paths of pictures"
 # Captions that are names of files are bad captions, which `check` says, and not the column of pictures.
 _CAPTION_NAMES = frozenset(TEXT_NAMES) - {"name", "raw", "alt", "名称", "文字"}
@@ -158,6 +160,10 @@ def _number(name: str, values: list[Any]) -> tuple[Modality, str]:
         return "category", f'whole numbers, and the name "{name}" means a category'
     if _plain(name) in ID_NAMES and distinct == len(values):
         return "id", f'numbers that do not repeat, and the name "{name}" means an id'
+    if _ID_ENDING.search(name) and all(float(value).is_integer() for value in values):
+        if distinct > len(values) / 2:
+            return "id", f'whole numbers that hardly repeat, and the name "{name}" means an id'
+        return "category", f'whole numbers that repeat, and the name "{name}" means a code'
     return "number", "values are numbers"
 
 
@@ -187,7 +193,7 @@ def _string(name: str, values: list[str], count: int, root: Path | None) -> tupl
     if plain in CATEGORY_NAMES:
         return "category", f'the name "{name}" means a category'
     spaced = _share(" " in value.strip() for value in values)
-    if plain in ID_NAMES and distinct == len(values) and spaced < 0.1:
+    if (plain in ID_NAMES or _ID_ENDING.search(name)) and distinct == len(values) and spaced < 0.1:
         return "id", f'values do not repeat, and the name "{name}" means an id'
     several = _share(SEPARATORS.search(value) is not None for value in values) >= 0.1
     if several and (few := _few_labels([_parts(value) for value in values])):

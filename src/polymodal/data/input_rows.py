@@ -17,7 +17,6 @@ from torch import Tensor
 from polymodal.data import sound
 from polymodal.data.augment import Augment, augment_image, augment_text, choose_caption
 from polymodal.data.cell_files import Files, PictureFiles, array_bytes
-from polymodal.data.decode import as_tensor
 from polymodal.data.faults import CellError
 from polymodal.data.regions import RegionFile, read_regions
 from polymodal.data.series import read_series
@@ -128,8 +127,9 @@ class PictureRows:
 
     def batch(self, places: Places, epoch: int = 0) -> tuple[Tensor, Tensor]:
         side = self._preprocess.size
-        pixels = torch.zeros(len(places), 3, side, side, dtype=torch.uint8)
-        present = torch.zeros(len(places), dtype=torch.bool)
+        # NumPy, for copies of this size are not worth torch's threads, which wait for each other on a busy machine.
+        pixels = np.zeros((len(places), 3, side, side), np.uint8)
+        present = np.zeros(len(places), bool)
         for nth, place in enumerate(places.tolist()):
             picture = self.files(place)
             if picture is None:
@@ -138,8 +138,8 @@ class PictureRows:
                 said = [str(self._rows.cell(place, name)) for name in self._captions]
                 rng = self._draw(epoch, place)
                 picture = augment_image(picture, said, self._preprocess, self._augment.image, rng)
-            pixels[nth], present[nth] = as_tensor(picture), True
-        return pixels, present
+            pixels[nth], present[nth] = np.asarray(picture).transpose(2, 0, 1), True
+        return torch.from_numpy(pixels), torch.from_numpy(present)
 
 
 class SeriesRows:
