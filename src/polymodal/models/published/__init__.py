@@ -59,7 +59,7 @@ def save(pretrained: Pretrained, folder: str | Path, layout: Layout = "hf") -> N
 
     hf: config.json, model.safetensors, preprocessor_config.json and tokenizer, for transformers' `from_pretrained`.
     openai: model.safetensors with OpenAI's names and tokenizer.json.
-    vilbert: config.json and pytorch_model.bin, for vilbert_beta.
+    vilbert: config.json and model.safetensors with the names of vilbert_beta.
 
     Raises:
         ArtifactError: the model has parts for which the layout has no place.

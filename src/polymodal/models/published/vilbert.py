@@ -1,4 +1,4 @@
-"""ViLBERT as vilbert_beta and vilbert-multi-task release it: a settings JSON and a state dict written by torch.save.
+"""ViLBERT as vilbert_beta and vilbert-multi-task release it: a settings JSON and a state dict in a torch file.
 
 Sources: jiasenlu/vilbert_beta vilbert/vilbert.py, config/*.json; facebookresearch/vilbert-multi-task.
 
@@ -28,7 +28,7 @@ from polymodal.models.published import hf_bert
 from polymodal.models.published.hf_joint import configured
 from polymodal.models.published.keymap import Entry, State, affine, same, to_theirs
 from polymodal.models.published.pretrained import Pretrained, fill
-from polymodal.models.published.weights import read_weights
+from polymodal.models.published.weights import read_weights, write_weights
 from polymodal.models.vilbert import vilbert
 from polymodal.preprocess import Preprocess, TextPreprocess
 from polymodal.text import Tokenizer
@@ -325,7 +325,10 @@ def _swapped(state: State) -> State:
 
 
 def save(pretrained: Pretrained, folder: Path) -> None:
-    """Write config.json and pytorch_model.bin, tensors by their names, which their `from_pretrained` reads.
+    """Write config.json, and model.safetensors with all of their names and shapes.
+
+    Their code reads pickles alone, which are not written here; where it is to read the file:
+    `torch.save(safetensors.torch.load_file("model.safetensors"), "pytorch_model.bin")`.
 
     Raises:
         ArtifactError: the model has parts for which theirs has no place.
@@ -336,11 +339,11 @@ def save(pretrained: Pretrained, folder: Path) -> None:
     settings = settings_of(model.config)
     state = _swapped(to_theirs(model.state_dict(), entries(model.config)))
     state |= {name: torch.zeros(shape) for name, shape in _dead(model.config).items()}
-    state[TIED] = state[WORDS]
+    state[TIED] = state[WORDS].clone()  # safetensors keeps no two names of one tensor
     for name in MISSING:
         del state[name]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    torch.save(state, folder / "pytorch_model.bin")
+    write_weights(folder / "model.safetensors", state)
     if pretrained.tokenizer is not None:
         pretrained.tokenizer.save(folder)
