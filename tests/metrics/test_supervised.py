@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import balanced_accuracy_score, brier_score_loss, r2_score
+from sklearn.metrics import brier_score_loss, r2_score
 
 from polymodal.errors import DataError
 from polymodal.features import Task
@@ -51,9 +51,6 @@ def test_multiclass() -> None:
     said = logits.argmax(1)
     assert found["accuracy"] == found["f1_micro"] == pytest.approx((said == labels).mean())
     assert found["balanced_accuracy"] == pytest.approx(np.mean([(said[labels == c] == c).mean() for c in range(6)]))
-    assert found["balanced_accuracy"] == pytest.approx(
-        balanced_accuracy_score(labels, np.where(said == 6, 5 - labels % 2, said)), abs=0.2
-    )
     assert found["top5"] > found["accuracy"]
     assert sum(map(sum, found["confusion"]["counts"])) == 60
     low, high = found["intervals"]["accuracy"]
@@ -151,11 +148,10 @@ def test_every_task_has_its_main_number_and_plain_values(task: Task) -> None:
     names = NAMES.get(task, ("a", "b", "c"))
     found = report(task, predictions, targets, ALL, names, intervals=True, with_curves=True)
     assert isinstance(found[MAIN_METRIC[task]], float)
-    assert MAIN_METRIC[task] in found["intervals"] or task == "multiclass"
+    assert MAIN_METRIC[task] in found["intervals"]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert report(
-        task, torch.from_numpy(predictions), torch.from_numpy(targets), torch.from_numpy(ALL), names
-    ) == report(task, predictions, targets, ALL, names)
+    given, labels, known = (torch.from_numpy(one) for one in (predictions, targets, ALL))
+    assert report(task, given, labels, known, names) == report(task, predictions, targets, ALL, names)
 
 
 @pytest.mark.parametrize("task", EXAMPLES)
@@ -173,7 +169,7 @@ def test_no_label_and_what_is_not_a_number(task: Task) -> None:
 def test_probabilities_are_shares() -> None:
     logits = np.array([[2.0, 1.0, -1.0], [0.0, 1.0, 0.5]])  # the second row's thresholds cross
     for task in ("multiclass", "ordinal", "tokens"):
-        shares = probabilities(task, logits)  # type: ignore[arg-type]
+        shares = probabilities(task, logits)
         assert shares.sum(1).tolist() == pytest.approx([1, 1])
         assert (shares >= 0).all()
     assert probabilities("ordinal", logits).shape == (2, 4)

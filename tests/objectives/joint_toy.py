@@ -84,7 +84,7 @@ def batch(**changes: Any) -> Batch:
     rows = ROWS
     everywhere = torch.ones(rows, dtype=torch.bool)
     inputs: dict[str, Any] = {"image": pixels(), "text": text()} | changes.pop("inputs", {})
-    given = {
+    given: dict[str, Any] = {
         "inputs": inputs,
         "present": dict.fromkeys(inputs, everywhere),
         "targets": {"sick": torch.tensor([0.0, 1, 0, 1, 1, 0]), "kind": torch.tensor([0, 1, 2, 0, 1, 2])},

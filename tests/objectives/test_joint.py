@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from polymodal.errors import ConfigError
-from polymodal.types import Text
+from polymodal.types import StepResult, Text
 from tests.objectives import joint_toy
 
 ALL: list[dict[str, Any]] = [
@@ -73,7 +73,8 @@ def test_a_seed_repeats_a_step_and_another_does_not() -> None:
 
     def loss(seed: int) -> Tensor:
         torch.manual_seed(0)
-        return joint(joint_toy.step(model, batch, seed)).loss
+        result: StepResult = joint(joint_toy.step(model, batch, seed))
+        return result.loss
 
     assert torch.equal(loss(1), loss(1))
     assert not torch.equal(loss(1), loss(2))

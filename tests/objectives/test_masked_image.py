@@ -9,7 +9,7 @@ from polymodal.errors import ConfigError, ShapeError
 from polymodal.models.pretraining import MaeDecoder, MaeDecoderConfig
 from polymodal.objectives.mae import look_at, mae_loss, shuffled
 from polymodal.objectives.masked_image import cell_states, hide_cells, lowest, normalize_cells, patchify
-from polymodal.types import Batch
+from polymodal.types import Batch, StepResult
 from tests import tiny
 from tests.objectives import joint_toy
 
@@ -78,7 +78,8 @@ def test_pictures_that_are_not_there_have_no_effect(kind: str) -> None:
     pixels[~there] = torch.nan
 
     def loss(given: Batch) -> Tensor:
-        return joint(joint_toy.step(model, given)).loss
+        result: StepResult = joint(joint_toy.step(model, given))
+        return result.loss
 
     some = batch._replace(inputs={**batch.inputs, "image": pixels}, present={**batch.present, "image": there})
     assert torch.isfinite(loss(some))
