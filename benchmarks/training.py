@@ -188,7 +188,7 @@ def main() -> None:
                 "log_every": 1,
             },
         }
-        prepared = run.plan(recipe)
+        prepared = run.plan(recipe).prepared
         ready = batches_of(prepared)
         ours, theirs = plain_loop(prepared, ready, bf16), transformers_loop(prepared, ready, bf16)
         for number in range(asked.rounds):

@@ -1,6 +1,7 @@
 """What a table's columns go through before a model sees them, and what its targets are; it travels in the artifact.
 
-The settings live here, below data and objectives, for both obey them. `data/fit_features` learns them from training rows.
+The settings live here, below data and objectives, for both obey them; `data/fit_features` learns them from training
+rows.
 """
 
 from collections.abc import Mapping
@@ -110,7 +111,7 @@ class Target(Config):
 
 class Features(Config):
     inputs: dict[str, InputConfig] = Field(min_length=1)  # by the name of the model's encoder
-    targets: dict[str, Target] = {}  # by the name of the model's head
+    targets: dict[str, Target] = Field({})  # by the name of the model's head
 
     def normalize(self, inputs: Mapping[str, Input]) -> dict[str, Input]:
         """Inputs as the data gives them -> as the model takes them: pictures from uint8 to normalized floats."""

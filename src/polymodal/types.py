@@ -59,7 +59,8 @@ class Regions(NamedTuple):
     classes: Tensor | None = None  # (B, R, K) float32, the detector's distribution over its K classes
 
 
-Input = Tensor | Text | Record | Series | Regions  # a Tensor: pixels (B, 3, H, W), uint8 from the data, float in a model
+# A Tensor: pixels (B, 3, H, W), uint8 as the data gives them, normalized floats as a model takes them.
+Input = Tensor | Text | Record | Series | Regions
 
 
 class Batch(NamedTuple):

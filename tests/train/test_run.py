@@ -201,7 +201,7 @@ def test_chunks_give_the_weights_of_the_whole_batch(pairs: Path, tmp_path: Path)
 def test_a_locked_tower_is_the_same_bits_and_need_not_run(pairs: Path, tmp_path: Path) -> None:
     recipe = toy.recipe(pairs, freeze=["image_encoder"], weight_decay=0.5)
     recipe["model"]["image"] = {"kind": "resnet", "image_size": 16, "block": "basic", "layers": [1, 1, 1, 1], "stem": 4}
-    built = run.plan(recipe).built.model.state_dict()
+    built = run.plan(recipe).prepared.built.model.state_dict()
     known = weights(fit(recipe, out=tmp_path / "known").folder)
     run_every_time = weights(fit(recipe, out=tmp_path / "run", overrides=["trainer.cache_locked=false"]).folder)
     locked = [name for name in built if name.startswith("image_encoder.")]
@@ -216,7 +216,7 @@ def test_a_locked_tower_is_the_same_bits_and_need_not_run(pairs: Path, tmp_path:
 
 def test_lora_leaves_a_plain_artifact_whose_other_weights_are_untouched(pairs: Path, tmp_path: Path) -> None:
     recipe = toy.recipe(pairs, lora={"rank": 2, "alpha": 4})
-    built = run.plan(recipe).built.model.state_dict()
+    built = run.plan(recipe).prepared.built.model.state_dict()
     found = weights(fit(recipe, out=tmp_path / "run").folder)
     plain = {name for name in built if "lora" not in name}
     assert found.keys() == plain
@@ -244,7 +244,7 @@ def test_it_goes_on_from_an_artifact_with_its_tokenizer_and_preprocessing(
 def test_single_towers_start_from_trained_weights(whole: Path, pairs: Path) -> None:
     recipe = toy.recipe(pairs)
     recipe["model"]["init"] = {"image": str(whole)}
-    built = run.plan(recipe).built.model
+    built = run.plan(recipe).prepared.built.model
     given = artifact.load(whole / "artifact").model
     for name, value in given.image_encoder.state_dict().items():
         assert torch.equal(built.image_encoder.state_dict()[name], value), name
