@@ -96,7 +96,8 @@ def test_a_copy_of_a_model_is_tied_to_its_own_table() -> None:
     states = torch.randn(4, 24)
     before = masked_text(copied)(states)
     with torch.no_grad():
-        built.encoders["text"].embedding.weight.zero_()  # type: ignore[union-attr]
+        table: Any = built.encoders["text"].embedding
+        table.weight.zero_()
     torch.testing.assert_close(masked_text(copied)(states), before)
 
 
