@@ -365,7 +365,7 @@ def test_out_of_memory_says_which_settings_to_change(
     monkeypatch.setattr(module.ClipTraining, "training_step", huge)
     with pytest.raises(TrainError) as refusal:
         fit(toy.recipe(pairs), out=tmp_path / "run")
-    for way in ("trainer.chunk_size=2 (now None)", "gradient_checkpointing=true", "trainer.batch_size=4 (now 8)"):
+    for way in ("trainer.chunk_size=2 (now 8)", "gradient_checkpointing=true", "trainer.batch_size=4 (now 8)"):
         assert way in str(refusal.value)
 
 

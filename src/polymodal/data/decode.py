@@ -182,7 +182,8 @@ def to_pixels(image: Image.Image, preprocess: ImagePreprocess) -> Tensor:
 
 def as_tensor(image: Image.Image) -> Tensor:
     """(C, H, W) uint8 of a picture of C channels."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    # Copied by NumPy: torch would wait for its threads over a few thousand bytes, long on a busy machine.
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

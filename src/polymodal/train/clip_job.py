@@ -20,6 +20,8 @@ from polymodal.train.recipe import Recipe
 
 
 class ClipJob:
+    fate = "are left out"
+
     def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
         self.epoch_steps, self.total_steps, self.period = prepared.epoch_steps, prepared.total_steps, prepared.period

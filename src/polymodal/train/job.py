@@ -23,6 +23,10 @@ class Job(Protocol):
         """Of the table's rows, with what became of them."""
 
     @property
+    def fate(self) -> str:
+        """What becomes of rows with faults, as in "3 rows are left out"."""
+
+    @property
     def epoch_steps(self) -> int: ...
 
     @property

@@ -197,7 +197,7 @@ def _begin(job: Job, folder: Path) -> None:
     if job.faults:
         write_left_out(folder / LEFT_OUT, job.faults)
         rows = len({fault.row for fault in job.faults})
-        warn(f"{rows} rows {job.plan()['left_out']}, first: {job.faults[0]}; all are in {folder / LEFT_OUT}")
+        warn(f"{rows} rows {job.fate}, first: {job.faults[0]}; all are in {folder / LEFT_OUT}")
 
 
 def _find_checkpoint(run: Path) -> tuple[Path, Path]:
@@ -223,7 +223,7 @@ def _train(job: Job, folder: Path, start: Path | None) -> Run:
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_memory(error):
                 raise
-            raise TrainError(_out_of_memory(job.recipe.trainer)) from error
+            raise TrainError(_out_of_memory(job.recipe, job.recipe.trainer.batch_size or 2)) from error
     return _finish(job, folder)
 
 
@@ -318,15 +318,18 @@ def _is_memory(error: BaseException) -> bool:
     )
 
 
-def _out_of_memory(config: TrainerConfig) -> str:
-    share = config.batch_size // config.devices
+def _out_of_memory(recipe: RunConfig, batch_size: int) -> str:
+    config = recipe.trainer
+    share = batch_size // config.devices
     chunk = min(config.chunk_size or share, share)
-    ways = [f"trainer.chunk_size={max(1, chunk // 4)} (now {chunk}): the same result in smaller pieces"]
+    ways = []
+    if isinstance(recipe, Recipe):  # only towers that meet in a loss can be computed in pieces
+        ways.append(f"trainer.chunk_size={max(1, chunk // 4)} (now {chunk}): the same result in smaller pieces")
     if not config.gradient_checkpointing:
         ways.append("trainer.gradient_checkpointing=true (now false): a third more time")
     if config.precision == "fp32":
         ways.append("trainer.precision=bf16 (now fp32), where the processor computes in it")
-    ways.append(f"trainer.batch_size={max(2, config.batch_size // 2)} (now {config.batch_size}): fewer negatives")
+    ways.append(f"trainer.batch_size={max(2, batch_size // 2)} (now {batch_size})")
     return "out of memory; the first of these that is acceptable:\n" + "\n".join(f"  {way}" for way in ways)
 
 

@@ -1,21 +1,30 @@
 """Rows of a table as the batches of training and validation."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
+from numpy.typing import ArrayLike
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from polymodal.data.feature_rows import FeatureRows
 from polymodal.train.batches import EpochBatches, Key, Shares
 from polymodal.train.data import as_it_is, quiet_worker
 from polymodal.types import Batch
 
 
+class Rows(Protocol):
+    """`FeatureRows`, or `LockedRows` on top of them."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, places: ArrayLike, epoch: int = 0) -> Batch: ...
+
+
 class TrainBatches(Dataset[Batch]):
     """Batches by (epoch, place)."""
 
-    def __init__(self, rows: FeatureRows) -> None:
+    def __init__(self, rows: Rows) -> None:
         self.rows = rows
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
@@ -25,7 +34,7 @@ class TrainBatches(Dataset[Batch]):
 class ValidationBatches(Dataset[Batch]):
     """Every row once."""
 
-    def __init__(self, rows: FeatureRows) -> None:
+    def __init__(self, rows: Rows) -> None:
         self.rows = rows
 
     def __getitems__(self, places: Sequence[int]) -> Batch:
@@ -37,8 +46,8 @@ class FeatureData(LightningDataModule):
 
     def __init__(
         self,
-        train: FeatureRows,
-        val: FeatureRows | None,
+        train: Rows,
+        val: Rows | None,
         *,
         batch_size: int,
         period: int,

@@ -20,6 +20,8 @@ from polymodal.train.multimodal.recipe import MultimodalRecipe
 
 
 class MultimodalJob:
+    fate = "have cells that cannot be read and count as empty"
+
     def __init__(self, prepared: MultimodalPrepared) -> None:
         self.prepared = prepared
         self.epoch_steps, self.total_steps, self.period = prepared.epoch_steps, prepared.total_steps, prepared.period

@@ -85,7 +85,6 @@ class MultimodalPrepared:
                 "test": len(rows.test) if rows.test else 0,
                 "divided_by": rows.reason,
             },
-            "left_out": "have cells that cannot be read and count as empty",
             "inputs": {name: config.kind for name, config in self.features.inputs.items()},
             "targets": {name: target.task for name, target in self.features.targets.items()},
             "encoders": choose.summary(self.model.config.encoders),

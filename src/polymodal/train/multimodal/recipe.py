@@ -94,7 +94,12 @@ class MultimodalTrainer(TrainerConfig):
     betas: tuple[Fraction, Fraction] = (0.9, 0.98)
     warmup: float = Field(0.1, ge=0)
     metric: str = "score"  # the mean of the targets' main metrics; or loss, or one such as defect/auroc
-    time_limit: float | None = Field(None, gt=0)  # seconds of training; the best until then is kept
+
+    @model_validator(mode="after")
+    def _whole(self) -> "MultimodalTrainer":
+        if self.chunk_size is not None:
+            raise ValueError("chunk_size is for two towers that meet in a loss; here set gradient_checkpointing")
+        return self
 
 
 class MultimodalRecipe(RunConfig):
