@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from polymodal.errors import ConfigError
@@ -90,12 +93,55 @@ def test_dropped_inputs_are_not_asked_about() -> None:
         result.loss.backward()
 
 
+@settings(deadline=None, max_examples=12)
+@drawn(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=6, max_size=6))
+def test_whatever_is_missing_all_numbers_are_finite(there: list[list[bool]]) -> None:
+    """Any inputs of any rows, and any labels; what stands in their place is not a number."""
+    joint, model, batch = everything()
+    image, text, regions, sick, kind = torch.tensor(there).unbind(1)
+    pixels, found, labels = joint_toy.pixels(), joint_toy.regions(), batch.targets["sick"].clone()
+    pixels[~image], found.features[~regions], labels[~sick] = torch.nan, torch.nan, torch.nan
+    given = batch._replace(
+        inputs={**batch.inputs, "image": pixels, "regions": found},
+        present={"image": image, "text": text, "regions": regions},
+        targets={**batch.targets, "sick": labels},
+        known={"sick": sick, "kind": kind},
+    )
+    result = joint(joint_toy.step(model, given))
+    result.loss.backward()
+    assert all(torch.isfinite(value).all() for value in [result.loss, *result.log.values()])
+    assert all(torch.isfinite(weight.grad).all() for weight in model.parameters() if weight.grad is not None)
+
+
 def test_an_objective_alone_can_be_stepped() -> None:
     joint = joint_toy.objectives({"kind": "masked_text", "rate": 0.3})
     model = joint_toy.model(joint).eval()
     objective: Any = joint.objectives[0]
     alone = objective.step(joint_toy.step(model))
     assert torch.equal(alone.loss, joint(joint_toy.step(model)).loss)
+
+
+def test_a_head_that_the_model_has_stays_as_it_is() -> None:
+    joint = joint_toy.objectives({"kind": "matching"}, {"kind": "contrastive", "width": 8})
+    own = {"matching": {"kind": "matching", "outputs": 1}, "contrastive": {"kind": "contrastive", "width": 4}}
+    model = joint_toy.model(joint, pretraining=own)
+    assert model.pretraining["matching"].out_features == 1
+    assert model.config.pretraining["contrastive"].width == 4  # type: ignore[union-attr]
+    assert torch.isfinite(joint(joint_toy.step(model)).loss)
+
+
+def test_a_head_of_the_model_that_does_not_fit() -> None:
+    joint = joint_toy.objectives({"kind": "masked_text", "head": "mine"})
+    with pytest.raises(ConfigError, match='head "mine" must have kind masked_text, input text, got kind matching'):
+        joint_toy.model(joint, pretraining={"mine": {"kind": "matching"}})
+    known = joint_toy.features(regions=True, classes=7)
+    joint = joint_toy.objectives({"kind": "masked_regions"}, known=known)
+    more = {"kind": "masked_regions", "outputs": {"classes": 7, "attributes": 3}}
+    model = joint_toy.model(joint, known, pretraining={"masked_regions": more})
+    assert len(model.pretraining["masked_regions"].decoders) == 2  # type: ignore[arg-type]
+    fewer = {"kind": "masked_regions", "outputs": {"classes": 6}}
+    with pytest.raises(ConfigError, match=r"must have kind masked_regions, input regions, classes 7, got .* classes 6"):
+        joint_toy.model(joint, known, pretraining={"masked_regions": fewer})
 
 
 def test_two_of_a_kind_need_two_names() -> None:

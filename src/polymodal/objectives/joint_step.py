@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from polymodal.errors import ConfigError
 from polymodal.features import Features
 from polymodal.models.multimodal import Multimodal, MultimodalConfig, MultimodalOutput
-from polymodal.models.pretraining import PretrainingHeadConfig
+from polymodal.models.pretraining import MaskedRegionsHeadConfig, PretrainingHeadConfig
 from polymodal.objectives.pairs import belongs
 from polymodal.text import Tokenizer
 from polymodal.types import Batch, Fused, Input, StepResult, Text, Tokens
@@ -119,8 +120,13 @@ class Joint(nn.Module):
         self.objectives = nn.ModuleList(objectives)
 
     def heads(self, config: MultimodalConfig, features: Features) -> dict[str, PretrainingHeadConfig]:
-        """What all objectives need together."""
-        return {name: head for one in self._each() for name, head in one.heads(config, features).items()}
+        """What all objectives need together: a head that the model has already stays as it is.
+
+        Raises:
+            ConfigError: a head of the model has the name of one that is needed, and does not fit.
+        """
+        needed = {name: head for one in self._each() for name, head in one.heads(config, features).items()}
+        return {name: _kept(name, head, config.pretraining.get(name)) for name, head in needed.items()}
 
     def forward(self, step: JointStep) -> StepResult:
         for objective in self._each():
@@ -131,6 +137,26 @@ class Joint(nn.Module):
 
     def _each(self) -> list[JointObjective]:
         return [objective for objective in self.objectives if isinstance(objective, JointObjective)]
+
+
+def _kept(name: str, needed: PretrainingHeadConfig, there: PretrainingHeadConfig | None) -> PretrainingHeadConfig:
+    if there is None:
+        return needed
+    has, asks = (
+        {key: one.model_dump()[key] for key in ("kind", "input") if hasattr(one, key)} for one in (there, needed)
+    )
+    if isinstance(needed, MaskedRegionsHeadConfig) and isinstance(there, MaskedRegionsHeadConfig):
+        has, asks = has | there.outputs, asks | needed.outputs  # it may have more outputs than are needed
+    if not asks.items() <= has.items():
+        raise ConfigError(
+            f'model.pretraining: head "{name}" must have {_listed(asks)}, got {_listed(has)}; give the objective '
+            "another `head`, or leave this one out of the model"
+        )
+    return there
+
+
+def _listed(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def fingerprints(given: Input) -> Tensor:
@@ -146,7 +172,7 @@ def fingerprints(given: Input) -> Tensor:
 
 def _hash(values: Tensor, seed: int) -> Tensor:
     flat = values.flatten(1)
-    bits = flat.contiguous().view(torch.int32) if flat.dtype == torch.float32 else flat.to(torch.int64)
+    bits = flat.float().contiguous().view(torch.int32) if flat.is_floating_point() else flat
     draw = torch.Generator().manual_seed(seed)
     factors = (torch.randint(2**62, (bits.shape[1],), generator=draw) * 2 + 1).to(bits.device)
     return torch.stack([(row.long() * factors).sum() for row in bits])  # row by row: a batch as int64 is large
