@@ -30,6 +30,7 @@ from polymodal.models import names
 from polymodal.models.clip import Clip
 from polymodal.objectives import info_nce
 from polymodal.train import run
+from polymodal.train.clip_job import ClipJob
 from polymodal.train.log import read_log
 from polymodal.train.prepare import Prepared
 from polymodal.types import ImageTextBatch
@@ -188,7 +189,9 @@ def main() -> None:
                 "log_every": 1,
             },
         }
-        prepared = run.plan(recipe).prepared
+        job = run.plan(recipe)
+        assert isinstance(job, ClipJob)
+        prepared = job.prepared
         ready = batches_of(prepared)
         ours, theirs = plain_loop(prepared, ready, bf16), transformers_loop(prepared, ready, bf16)
         for number in range(asked.rounds):

@@ -14,12 +14,21 @@ from safetensors.torch import save_file
 from polymodal import artifact
 from polymodal.errors import ArtifactError, ConfigError, DataError, TrainError
 from polymodal.train import checkpoint, fit, module, resume, run
+from polymodal.train.clip_job import ClipJob
 from polymodal.train.log import TIMES, read_log
+from polymodal.train.prepare import Prepared
 from polymodal.train.recipe import Recipe
 from polymodal.train.saving import Checkpoints
 from tests.train import toy
 
 pytestmark = pytest.mark.usefixtures("no_curve")
+
+
+def planned(recipe: dict[str, Any]) -> Prepared:
+    job = run.plan(recipe)
+    assert isinstance(job, ClipJob)
+    return job.prepared
+
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -58,7 +67,7 @@ def test_a_run_leaves_what_its_page_says(whole: Path) -> None:
     found = artifact.load(whole / "artifact")
     assert set(found.metrics["validation"]) == {"mean", "image_to_text", "text_to_image"}
     assert found.tokenizer is not None
-    assert found.config.text.vocab_size == found.tokenizer.vocab_size
+    assert found.config.to_dict()["text"]["vocab_size"] == found.tokenizer.vocab_size
 
 
 def test_the_log_has_a_line_a_step_and_a_line_a_validation(whole: Path) -> None:
@@ -201,7 +210,7 @@ def test_chunks_give_the_weights_of_the_whole_batch(pairs: Path, tmp_path: Path)
 def test_a_locked_tower_is_the_same_bits_and_need_not_run(pairs: Path, tmp_path: Path) -> None:
     recipe = toy.recipe(pairs, freeze=["image_encoder"], weight_decay=0.5)
     recipe["model"]["image"] = {"kind": "resnet", "image_size": 16, "block": "basic", "layers": [1, 1, 1, 1], "stem": 4}
-    built = run.plan(recipe).prepared.built.model.state_dict()
+    built = planned(recipe).built.model.state_dict()
     known = weights(fit(recipe, out=tmp_path / "known").folder)
     run_every_time = weights(fit(recipe, out=tmp_path / "run", overrides=["trainer.cache_locked=false"]).folder)
     locked = [name for name in built if name.startswith("image_encoder.")]
@@ -216,7 +225,7 @@ def test_a_locked_tower_is_the_same_bits_and_need_not_run(pairs: Path, tmp_path:
 
 def test_lora_leaves_a_plain_artifact_whose_other_weights_are_untouched(pairs: Path, tmp_path: Path) -> None:
     recipe = toy.recipe(pairs, lora={"rank": 2, "alpha": 4})
-    built = run.plan(recipe).prepared.built.model.state_dict()
+    built = planned(recipe).built.model.state_dict()
     found = weights(fit(recipe, out=tmp_path / "run").folder)
     plain = {name for name in built if "lora" not in name}
     assert found.keys() == plain
@@ -244,7 +253,7 @@ def test_it_goes_on_from_an_artifact_with_its_tokenizer_and_preprocessing(
 def test_single_towers_start_from_trained_weights(whole: Path, pairs: Path) -> None:
     recipe = toy.recipe(pairs)
     recipe["model"]["init"] = {"image": str(whole)}
-    built = run.plan(recipe).prepared.built.model
+    built = planned(recipe).built.model
     given = artifact.load(whole / "artifact").model
     for name, value in given.image_encoder.state_dict().items():
         assert torch.equal(built.image_encoder.state_dict()[name], value), name

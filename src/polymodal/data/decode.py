@@ -183,7 +183,7 @@ def to_pixels(image: Image.Image, preprocess: ImagePreprocess) -> Tensor:
 def as_tensor(image: Image.Image) -> Tensor:
     """(C, H, W) uint8 of a picture of C channels."""
     # Copied by NumPy: torch would wait for its threads over a few thousand bytes, long on a busy machine.
-    return torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)))
+    return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

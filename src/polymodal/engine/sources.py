@@ -16,10 +16,11 @@ from polymodal.preprocess import Preprocess
 ELSEWHERE = ("hub:", "pip:")  # what `models.published` finds by itself
 
 
-def load(source: str | Path, *, device: str = "auto", precision: Precision = "float32") -> Engine | Predictor:
+def load(source: str | Path, *, device: str = "auto", precision: Precision = "float32") -> Any:
     """An engine of an artifact, a run folder, a released checkpoint's folder or file, or `hub:org/name`.
 
-    A model of pictures and texts becomes an `Engine`, one with several inputs and targets a `Predictor`.
+    A model of pictures and texts becomes an `Engine`, one with several inputs and targets a `Predictor`; which of them
+    is known only when the files are read (`load_engine` and `load_predictor` say which they give).
 
     The network is asked for `hub:` only.
 
@@ -58,7 +59,7 @@ def load_engine(source: str | Path, *, device: str = "auto", precision: Precisio
     Raises:
         ArtifactError: as `load`; or the model predicts from the rows of a table.
     """
-    found = load(source, device=device, precision=precision)
+    found: Engine | Predictor = load(source, device=device, precision=precision)
     if isinstance(found, Predictor):
         targets, inputs = ", ".join(found.features.targets) or "nothing", ", ".join(found.features.inputs)
         raise ArtifactError(
@@ -74,7 +75,7 @@ def load_predictor(source: str | Path, *, device: str = "auto") -> Predictor:
     Raises:
         ArtifactError: as `load`; or the model has a space of pictures and texts, and no targets.
     """
-    found = load(source, device=device)
+    found: Engine | Predictor = load(source, device=device)
     if isinstance(found, Engine):
         raise ArtifactError(
             f'"{source}" has no targets: it compares pictures and texts; use `polymodal query`, `classify` or `embed`'
