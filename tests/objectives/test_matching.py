@@ -85,6 +85,28 @@ def test_equal_pictures_and_equal_texts_are_no_negatives(hard: bool) -> None:
     assert len(seen) > 10 if hard else len(seen) == 5 * 5 - 5 - 4
 
 
+@pytest.mark.parametrize("swapped", ["first", "second", "both"])
+def test_the_nearest_of_the_other_input_is_swapped_in(swapped: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    joint = joint_toy.objectives(MATCHING | {"negatives": swapped})
+    objective = joint.objectives[0]
+    assert isinstance(objective, Matching)
+    likeness = torch.zeros(6, 6)
+    # The picture of row i is likest to the text of row i + 1: so the text of row i to the picture of row i - 1.
+    likeness[torch.arange(6), (torch.arange(6) + 1) % 6] = 1e4
+    monkeypatch.setattr(objective, "_likeness", lambda *_: likeness)
+    step = joint_toy.step(joint_toy.model(joint).eval())
+    firsts, seconds, others = (one.tolist() for one in objective.negatives(step, torch.ones(6, dtype=torch.bool)))
+    rows = [*range(6)]
+    of_text, of_picture = (rows, [1, 2, 3, 4, 5, 0], rows), ([5, 0, 1, 2, 3, 4], rows, rows)
+    match swapped:
+        case "first":
+            assert (firsts, seconds, others) == of_picture
+        case "second":
+            assert (firsts, seconds, others) == of_text
+        case _:
+            assert (firsts, seconds, others) == tuple(a + b for a, b in zip(of_text, of_picture, strict=True))
+
+
 def test_only_pairs_that_are_all_alike_is_no_loss_from_negatives() -> None:
     batch = joint_toy.batch()
     alike = joint_toy.pixels()[:1].expand(6, -1, -1, -1)

@@ -109,7 +109,7 @@ class Matching(JointObjective):
             return (both.nonzero().flatten()[:0],) * 3
         itself = torch.eye(len(both), dtype=torch.bool, device=both.device)
         same = step.same(self.config.first, self.config.second)
-        allowed = both[:, None] & both & ~(itself if same is None else same | itself)
+        allowed = both[:, None] & both & ~(itself if same is None else same)
         likeness = self._likeness(step, allowed)
         found = []
         if self.config.negatives != "first":
