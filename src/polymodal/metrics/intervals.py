@@ -32,13 +32,28 @@ def bootstrap(
         count: how many rows (queries, samples) there are, 1 or more.
         seed: the same seed draws the same rows, whatever the statistic.
     """
+    return percentiles(resampled(statistic, count, resamples=resamples, seed=seed), level)
+
+
+def resampled(statistic: Statistic, count: int, *, resamples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
+    """(R,) the statistic of R resamples of `count` rows; not a number where it is not defined.
+
+    Args:
+        seed: the same seed draws the same rows, so that the values of two models can be subtracted, resample by
+            resample: the paired bootstrap.
+    """
     draw = np.random.default_rng(seed)
     step = max(1, _DRAWN_AT_ONCE // count)
     values = [
         statistic(draw.integers(count, size=(min(step, resamples - done), count))) for done in range(0, resamples, step)
     ]
+    return np.concatenate(values)
+
+
+def percentiles(values: NDArray[np.float64], level: float = 0.95) -> Interval:
+    """What lies between the tails of `values` (R,), those left out that are not a number."""
     tail = 50 * (1 - level)
-    low, high = np.nanpercentile(np.concatenate(values), [tail, 100 - tail])
+    low, high = np.nanpercentile(values, [tail, 100 - tail])
     return Interval(float(low), float(high))
 
 

@@ -4,7 +4,7 @@ n rows, or tokens, whose label is known; C classes, labels or answers.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,36 @@ def report(
     Raises:
         DataError: a prediction is not finite.
     """
+    found, statistics, count = measure(
+        task, predictions, targets, known, classes, std=std, sentences=sentences, with_curves=with_curves
+    )
+    if intervals and count:
+        found["intervals"] = {name: list(bootstrap(one, count, seed=seed)) for name, one in statistics.items()}
+    return found
+
+
+class Measured(NamedTuple):
+    report: of_task.Report
+    statistics: of_task.Statistics  # by the metric's name, for resamples of the rows whose label is known
+    rows: int  # of those; of tokens, of the sentences with a known label
+
+
+def measure(
+    task: Task,
+    predictions: Array,
+    targets: Array,
+    known: Array,
+    classes: Sequence[str] = (),
+    *,
+    std: float = 1.0,
+    sentences: Array | None = None,
+    with_curves: bool = False,
+) -> Measured:
+    """The report of one target, and what intervals can be drawn for; arguments as of `report`.
+
+    Raises:
+        DataError: a prediction is not finite.
+    """
     given = _numpy(predictions).astype(np.float64)
     labels, there = _numpy(targets), _numpy(known).astype(bool)
     if task == "tokens":
@@ -82,7 +112,7 @@ def report(
     seen = there.any(1) if there.ndim == 2 else there
     given, labels, there = given[seen], labels[seen], there[seen]
     if not len(labels):
-        return {"rows": 0}
+        return Measured({"rows": 0}, {}, 0)
     if not np.isfinite(given).all():
         bad = int((~np.isfinite(given).all(1)).sum())
         raise DataError(f"metrics: {bad} of {len(given)} predictions are not finite")
@@ -104,9 +134,7 @@ def report(
             bounds = np.flatnonzero(np.diff(numbers[seen])) + 1
             found, statistics = of_task.tokens(given, labels.astype(np.int64), classes, bounds)
             count = len(bounds) + 1
-    if intervals:
-        found["intervals"] = {name: list(bootstrap(one, count, seed=seed)) for name, one in statistics.items()}
-    return {"rows": len(labels)} | found
+    return Measured({"rows": len(labels)} | found, statistics, count)
 
 
 def probabilities(task: Task, outputs: Array) -> Numbers:
