@@ -53,6 +53,17 @@ def test_a_text_is_read_at_its_first_end_token_or_else_at_its_last_real_one() ->
         assert torch.equal(tokens.pooled[row], tokens.sequence[row, place])
 
 
+@torch.no_grad()
+def test_a_text_may_be_the_mean_of_its_real_tokens() -> None:
+    torch.manual_seed(1)
+    model = tiny.text_config(pool="mean", causal=False).build().eval()
+    text = Text(torch.tensor([[4, 9, 5], [4, 5, 0]]), torch.tensor([[True, True, True], [True, True, False]]))
+    tokens = model(text)
+    torch.testing.assert_close(tokens.pooled[1], (tokens.sequence[1, 0] + tokens.sequence[1, 1]) / 2)
+    alone = model(Text(text.ids[1:, :2], text.mask[1:, :2]))
+    torch.testing.assert_close(tokens.pooled[1:], alone.pooled, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(("block", "stem", "width"), [("bottleneck", 64, 2048), ("basic", 64, 512), ("basic", 32, 256)])
 def test_width_of_a_resnet(block: str, stem: int, width: int) -> None:
     assert ResnetConfig.parse({"block": block, "stem": stem}, "").width == width

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from polymodal.config import Config
 from polymodal.errors import ShapeError
 from polymodal.layers.mlp import Activation
-from polymodal.layers.pooling import last_real
+from polymodal.layers.pooling import last_real, masked_mean
 from polymodal.layers.transformer import Transformer, initialize_as_clip
 from polymodal.types import Text, Tokens
 
@@ -33,7 +33,8 @@ class TextTransformerConfig(Config):
     activation: Activation = "quick_gelu"
     eps: float = 1e-5
     causal: bool = True
-    pool: Literal["eos", "last"] = "last"  # eos: at the end token, found by its id; last: at the last real token
+    # eos: at the end token, found by its id; last: at the last real token; mean: of all real tokens
+    pool: Literal["eos", "last", "mean"] = "last"
     eos_token_id: int | None = None  # for pool eos. None: the largest id of the text, as OpenAI's code reads it
     head: bool = False  # a linear layer on the pooled vector (SigLIP)
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -84,6 +85,8 @@ class TextTransformer(nn.Module):
     def _pool(self, x: Tensor, text: Text) -> Tensor:
         if self.config.pool == "last":
             return last_real(x, text.mask)
+        if self.config.pool == "mean":
+            return masked_mean(x, text.mask)
         if self.config.eos_token_id is None:
             return x[torch.arange(len(x), device=x.device), text.ids.argmax(1)]
         # A text without its end token is read at its last real one; the source's code would read the first place, which

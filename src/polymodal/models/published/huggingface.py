@@ -184,7 +184,7 @@ def _with_end_token(config: Any, tokenizer: Tokenizer | None) -> Any:
     if not (isinstance(config, ClipConfig) and isinstance(config.text, TextTransformerConfig)):
         return config
     text = config.text
-    if not text.causal or text.pool == "eos" or tokenizer is None:
+    if not text.causal or text.pool != "last" or tokenizer is None:
         return config
     end = end_token(tokenizer)
     if end is None:
