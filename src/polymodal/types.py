@@ -59,8 +59,9 @@ class Regions(NamedTuple):
     classes: Tensor | None = None  # (B, R, K) float32, the detector's distribution over its K classes
 
 
-# A Tensor: pixels (B, 3, H, W), uint8 as the data gives them, normalized floats as a model takes them.
-Input = Tensor | Text | Record | Series | Regions
+# A Tensor: pixels (B, 3, H, W), uint8 as the data gives them, normalized floats as a model takes them. Tokens: what the
+# input's encoder said before, which is not run again.
+Input = Tensor | Text | Record | Series | Regions | Tokens
 
 
 class Batch(NamedTuple):

@@ -4,7 +4,7 @@ What is no file is prepared once, column by column; files are read when a batch 
 serving go the same way: a row gives the same numbers in each. Shapes: B rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -116,12 +116,13 @@ class FeatureRows:
                 files.open_all(progress)
         return self.faults
 
-    def batch(self, places: ArrayLike, epoch: int = 0) -> Batch:
+    def batch(self, places: ArrayLike, epoch: int = 0, *, only: Collection[str] | None = None) -> Batch:
         """The rows at these places, padded to the longest of them.
 
         Args:
             places: (B,) from 0, in any order.
             epoch: which augmentation is drawn.
+            only: inputs that are wanted; None: all. The others are not read.
         """
         chosen = np.asarray(places, np.int64)
         inputs: dict[str, Input] = {}
@@ -129,7 +130,8 @@ class FeatureRows:
         targets: dict[str, Tensor] = {}
         known: dict[str, Tensor] = {}
         for name, rows in self._inputs.items():
-            inputs[name], present[name] = rows.batch(chosen, epoch)
+            if only is None or name in only:
+                inputs[name], present[name] = rows.batch(chosen, epoch)
         for name, values in self._targets.items():
             targets[name], known[name] = values.batch(chosen)
         numbers = torch.from_numpy(np.asarray(self.source.row_numbers)[chosen].astype(np.int64))

@@ -62,7 +62,7 @@ class Multimodal(nn.Module):
         """Predictions of B rows.
 
         Args:
-            inputs: by the encoder's name; pixels normalized.
+            inputs: by the encoder's name; pixels normalized. `Tokens` are taken as what the encoder says.
             present: (B,) bool by the encoder's name; None: every row has every input that is given. An input that is
                 not given at all is absent in every row.
             maps: whether to keep what one can look at; it costs memory.
@@ -90,10 +90,14 @@ class Multimodal(nn.Module):
         }
         if self.training and self.config.input_dropout:
             there = drop_inputs(there, self.config.input_dropout)
-        tokens = {
-            name: self.encoders[name](blank(inputs[name], there[name])) for name in self.encoders if name in inputs
-        }
+        tokens = {name: self._said(name, inputs[name], there[name]) for name in self.encoders if name in inputs}
         return tokens, there
+
+    def _said(self, name: str, given: Input, present: Tensor) -> Tokens:
+        if isinstance(given, Tokens):
+            return given
+        said: Tokens = self.encoders[name](blank(given, present))
+        return said
 
     def fuse(self, tokens: Mapping[str, Tokens], present: Mapping[str, Tensor], *, maps: bool = False) -> Fused:
         """The joint state; a learned token stands where a row lacks an input."""
@@ -118,6 +122,8 @@ def blank(given: Input, present: Tensor) -> Input:
             return Regions(_zeroed(features, present), _zeroed(boxes, present), _first_only(mask, present), kept)
         case Record(numbers, missing, categories):
             return Record(_zeroed(numbers, present), missing | ~present[:, None], _zeroed(categories, present))
+        case Tokens():
+            return given  # what absent rows have here is left out behind the encoders
         case _:
             return _zeroed(given, present)
 

@@ -22,7 +22,7 @@ from polymodal.text import Tokenizer, train_tokenizer
 from polymodal.train.build import load_pretrained
 from polymodal.train.multimodal import choose
 from polymodal.train.multimodal.choose import Choice
-from polymodal.train.multimodal.recipe import MultimodalModel, MultimodalRecipe
+from polymodal.train.multimodal.recipe import InputColumns, MultimodalModel, MultimodalRecipe
 from polymodal.train.optimizer import freeze
 from polymodal.train.recipe import LearnedTokenizer
 
@@ -75,8 +75,12 @@ class Sources:
             raise ConfigError(f"model.start: it reads {reads}; the table has {', '.join(plans)}")
         return named
 
-    def settle(self, features: Features) -> Features:
-        """The features with the settings that the trained weights expect; columns stay those of this table."""
+    def settle(self, features: Features, asked: Mapping[str, InputColumns]) -> Features:
+        """The features with the settings that the trained weights expect; columns stay those of this table.
+
+        Args:
+            asked: inputs as the recipe names them; a picture's size that is asked for there is kept.
+        """
         inputs: dict[str, InputConfig] = {}
         known = self.start.features.inputs if self.start and self.start.features else {}
         for name, config in features.inputs.items():
@@ -87,6 +91,8 @@ class Sources:
                 config = _as_trained(config, self.start)
             elif name in self.towers:
                 config = _as_trained(config, self.towers[name])
+            if isinstance(config, ImageInput) and name in asked and (size := asked[name].size) is not None:
+                config = config.model_copy(update={"preprocess": config.preprocess.model_copy(update={"size": size})})
             inputs[name] = config
         return features.model_copy(update={"inputs": inputs})
 

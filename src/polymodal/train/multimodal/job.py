@@ -13,7 +13,8 @@ from polymodal import artifact
 from polymodal.card import Card
 from polymodal.data.faults import Fault
 from polymodal.layers.lora import merge_lora
-from polymodal.train.multimodal.data import FeatureData
+from polymodal.train.multimodal.data import FeatureData, Rows
+from polymodal.train.multimodal.locked import locked_inputs, look_once
 from polymodal.train.multimodal.module import MultimodalTraining
 from polymodal.train.multimodal.prepare import MultimodalPrepared
 from polymodal.train.multimodal.recipe import MultimodalRecipe
@@ -53,15 +54,24 @@ class MultimodalJob:
         module = MultimodalTraining(
             prepared.model, prepared.objectives, trainer, prepared.features, prepared.total_steps
         )
+        train, val = self._rows()
         data = FeatureData(
-            prepared.train,
-            prepared.val,
+            train,
+            val,
             batch_size=prepared.batch_size,
             period=self.period,
             seed=trainer.seed,
             workers=self._workers(),
         )
         return module, data
+
+    def _rows(self) -> tuple[Rows, Rows | None]:
+        """Rows to train on and to validate on; what locked encoders say of them is worked out here."""
+        prepared = self.prepared
+        parts = [prepared.train, *([prepared.val] if prepared.val else [])]
+        names = locked_inputs(prepared.model, prepared.features, self.recipe)
+        train, *val = look_once(prepared.model, names, parts) if names else parts
+        return train, val[0] if val else None
 
     def _workers(self) -> int:
         # On a GPU the processor is free to decode; without one, decoding and computing share the cores.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from polymodal.data.cache import digest
@@ -17,7 +18,7 @@ from polymodal.data.source import Rows as Columns
 from polymodal.data.targets import infer_target
 from polymodal.data.texts import joined
 from polymodal.errors import ConfigError, DataError, did_you_mean
-from polymodal.features import Features, Target, TextInput
+from polymodal.features import Features, InputConfig, Target, TextInput
 from polymodal.models.multimodal import Multimodal
 from polymodal.objectives.joint import Joint
 from polymodal.preprocess import AudioPreprocess, ImagePreprocess, TextPreprocess
@@ -132,7 +133,7 @@ def prepare_multimodal(recipe: MultimodalRecipe, say: Say, tokenizer: Tokenizer 
     fitted = fit_features(rows.train, plans, targets)
     for note in fitted.notes:
         say(note)
-    features = sources.settle(fitted.features)
+    features = sources.settle(fitted.features, recipe.data.inputs or {})
     recipe = _resolved_trainer(recipe, count, choices)
     own = tokenizer or tokenizer_for(recipe, features, lambda: _texts(rows.train, features), sources)
     config, objectives = objectives_for(
@@ -150,7 +151,7 @@ def prepare_multimodal(recipe: MultimodalRecipe, say: Say, tokenizer: Tokenizer 
         for note in part.notes:
             say(note)
     return MultimodalPrepared(
-        recipe=_resolved_model(recipe, config, plans),
+        recipe=_resolved_model(recipe, config, plans, features),
         rows=rows,
         features=features,
         tokenizer=own,
@@ -225,7 +226,9 @@ def _texts(train: Manifest, features: Features) -> Iterator[str]:
             yield from (text for text in joined(Columns(train), config).to_pylist() if text)
 
 
-def _resolved_model(recipe: MultimodalRecipe, config: Any, plans: Mapping[str, InputPlan]) -> MultimodalRecipe:
+def _resolved_model(
+    recipe: MultimodalRecipe, config: Any, plans: Mapping[str, InputPlan], features: Features
+) -> MultimodalRecipe:
     """The recipe with the model and the inputs that were chosen."""
     model = recipe.model.model_copy(
         update={
@@ -236,13 +239,13 @@ def _resolved_model(recipe: MultimodalRecipe, config: Any, plans: Mapping[str, I
             "input_dropout": config.input_dropout,
         }
     )
-    inputs = {name: _columns(plan) for name, plan in plans.items()}
+    inputs = {name: _columns(plan, features.inputs.get(name)) for name, plan in plans.items()}
     return recipe.model_copy(update={"model": model, "data": recipe.data.model_copy(update={"inputs": inputs})})
 
 
-def _columns(plan: InputPlan) -> InputColumns:
+def _columns(plan: InputPlan, settled: InputConfig | None) -> InputColumns:
     settings: dict[str, Any] = {}
-    match plan.preprocess:
+    match getattr(settled, "preprocess", plan.preprocess):
         case ImagePreprocess(size=size):
             settings = {"size": size}
         case TextPreprocess(max_length=longest):
@@ -292,7 +295,8 @@ def _test_places(manifest: Manifest, numbers: Places, recipe: MultimodalRecipe) 
     data = recipe.data
     if manifest.split_column is not None and manifest.splits():
         # The same values as `divide` reads, told apart by their names.
-        return np.flatnonzero(manifest.holds({manifest.split_column: data.test}))
+        values = manifest.column(manifest.split_column).cast(pa.string()).to_pylist()
+        return np.flatnonzero([value in data.test for value in values])
     if not data.test_fraction or not data.targets:
         return np.empty(0, np.int64)
     held = data.model_copy(update={"val_fraction": data.test_fraction, "val_limit": len(manifest)})
