@@ -54,7 +54,7 @@ def test_dates_and_numbers_with_gaps() -> None:
 
 
 def test_names_that_end_in_id_are_ids_unless_they_repeat() -> None:
-    table = {"patient_id": list(range(20)), "colorID": [1, 2] * 10, "acid": [i / 7 for i in range(20)]}
+    table: dict[str, Any] = {"patient_id": list(range(20)), "colorID": [1, 2] * 10, "acid": [i / 7 for i in range(20)]}
     assert kinds(**table) == ["id", "category", "number"]
     assert kinds(question=["what color is it?", "what shape is it?"] * 10) == ["text"]
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from polymodal import artifact
 from polymodal.errors import ArtifactError, ConfigError, DataError, TrainError
 from polymodal.train import checkpoint, fit, module, resume, run
+from polymodal.models.clip import Clip
 from polymodal.train.clip_job import ClipJob
 from polymodal.train.log import TIMES, read_log
 from polymodal.train.prepare import Prepared
@@ -255,6 +256,7 @@ def test_single_towers_start_from_trained_weights(whole: Path, pairs: Path) -> N
     recipe["model"]["init"] = {"image": str(whole)}
     built = planned(recipe).built.model
     given = artifact.load(whole / "artifact").model
+    assert isinstance(given, Clip)
     for name, value in given.image_encoder.state_dict().items():
         assert torch.equal(built.image_encoder.state_dict()[name], value), name
     assert not torch.equal(built.image_projection.weight, given.image_projection.weight)  # type: ignore[arg-type]
