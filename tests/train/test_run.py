@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from polymodal import artifact
 from polymodal.errors import ArtifactError, ConfigError, DataError, TrainError
-from polymodal.train import checkpoint, fit, module, resume, run
 from polymodal.models.clip import Clip
+from polymodal.train import checkpoint, fit, module, resume, run
 from polymodal.train.clip_job import ClipJob
 from polymodal.train.log import TIMES, read_log
 from polymodal.train.prepare import Prepared
@@ -29,7 +29,6 @@ def planned(recipe: dict[str, Any]) -> Prepared:
     job = run.plan(recipe)
     assert isinstance(job, ClipJob)
     return job.prepared
-
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

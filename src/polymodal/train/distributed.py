@@ -8,10 +8,12 @@ the temperature's stays whole.)
 Shapes: W processes; b rows of each; B = W b.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+
+Item = TypeVar("Item")
 
 
 def world_size() -> int:
@@ -27,6 +29,15 @@ def gather(local: Tensor) -> Tensor:
     if world_size() == 1:
         return local
     return _Gather.apply(local) if local.requires_grad else _gather(local)  # type: ignore[no-untyped-call]
+
+
+def gather_lists(local: list[Item]) -> list[Item]:
+    """The items of all processes, in the order of their ranks."""
+    if world_size() == 1:
+        return local
+    everyone: list[list[Item] | None] = [None] * world_size()
+    distributed.all_gather_object(everyone, local)
+    return [item for one in everyone for item in one or ()]
 
 
 def _gather(local: Tensor) -> Tensor:

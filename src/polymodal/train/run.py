@@ -249,7 +249,7 @@ def _trainer(job: Job, folder: Path) -> Trainer:
     return Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
-        strategy="ddp_spawn" if config.devices > 1 else "auto",
+        strategy=_strategy(job),
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         max_epochs=math.ceil(total / job.period),
         limit_val_batches=1.0 if job.validates else 0,
@@ -263,6 +263,13 @@ def _trainer(job: Job, folder: Path) -> Trainer:
         log_every_n_steps=1,
         default_root_dir=folder,
     )
+
+
+def _strategy(job: Job) -> str:
+    if job.recipe.trainer.devices == 1:
+        return "auto"
+    # Of several inputs, some may be absent in a whole batch; then nobody has used their encoder.
+    return "ddp_spawn" if isinstance(job.recipe, Recipe) else "ddp_spawn_find_unused_parameters_true"
 
 
 def _loggers(config: TrainerConfig, folder: Path) -> list[Any]:

@@ -1,7 +1,6 @@
 """`fit` of a model with several inputs from end to end: what it leaves, what stays, what it refuses."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from polymodal.train.multimodal import MultimodalJob
 from polymodal.train.saving import Checkpoints
 from tests.train.multimodal import table
 
-Rows = Callable[..., Path]
+pytestmark = pytest.mark.usefixtures("no_curve")
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +64,7 @@ def test_the_recipe_of_a_run_runs_again_to_the_same_numbers(whole: Path, tmp_pat
         assert torch.equal(weights(again)[name], value), name
 
 
-def test_resumed_equals_uninterrupted(
-    whole: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_equals_uninterrupted(whole: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Checkpoints.on_train_batch_end
 
     def pressed(self: Checkpoints, trainer: Any, *args: Any) -> None:
@@ -113,7 +110,8 @@ def test_what_is_left_out_is_chosen_with_a_reason(rows: Path) -> None:
     job = planned({"model": {"kind": "multimodal"}, "data": {"table": str(rows), "targets": ["price"]}})
     plan = job.plan()
     assert plan["inputs"] == {"image": "image", "text": "text", "record": "record"}
-    assert plan["rows"] == {"train": 32, "val": 8, "test": 8, "divided_by": 'column "split"; 8 rows kept for the report'}
+    divided = 'column "split"; 8 rows kept for the report'
+    assert plan["rows"] == {"train": 32, "val": 8, "test": 8, "divided_by": divided}
     reasons = {choice["what"]: choice["reason"] for choice in plan["choices"]}
     assert reasons["target price"] == "values are numbers"
     assert "id" in reasons["column id"]
@@ -151,7 +149,8 @@ def test_pretrained_then_fine_tuned_with_another_head(rows: Path, tmp_path: Path
     log = read_log(pretrained / "log.jsonl")[0]
     assert {"masked_text", "matching", "contrastive"} <= log.keys()
 
-    fine = {"data": {"table": str(rows), "targets": ["color"]}, "model": {"kind": "multimodal", "start": str(pretrained)}}
+    fine: dict[str, Any] = {"model": {"kind": "multimodal", "start": str(pretrained)}}
+    fine["data"] = {"table": str(rows), "targets": ["color"]}
     fine["trainer"] = {"epochs": 1, "batch_size": 8, "freeze": ["encoders"]}
     job = planned(fine)
     assert job.plan()["inputs"] == {"image": "image", "text": "text"}
@@ -212,3 +211,11 @@ def test_targets_that_teach_nothing_are_refused(tmp_path: Path, cells: dict[str,
     rows = table.write(tmp_path, **cells)
     with pytest.raises(DataError, match=message):
         run.plan(table.recipe(rows, "color"))
+
+
+@pytest.mark.slow
+def test_two_processes_validate_all_rows_together(rows: Path, tmp_path: Path) -> None:
+    done = fit(table.recipe(rows, devices=2, accelerator="cpu", epochs=1), out=tmp_path / "run")
+    assert done.metrics["validation"]["color"]["rows"] == 8
+    predicted = load_predictor(done.folder).predict(rows)
+    assert len(predicted.predictions) == 48

@@ -10,7 +10,7 @@ from polymodal.features import Features
 from polymodal.metrics.supervised import MAIN_METRIC, report
 from polymodal.models.multimodal import Multimodal
 from polymodal.objectives.joint_step import Joint, JointStep
-from polymodal.train.distributed import gather
+from polymodal.train.distributed import gather, gather_lists
 from polymodal.train.multimodal.recipe import MultimodalTrainer
 from polymodal.train.training import Training
 from polymodal.types import Batch
@@ -71,6 +71,7 @@ class MultimodalTraining(Training):
             total = sum(count * shown[name] for count, shown in self._losses)
             means[name] = float(gather(torch.as_tensor(total / rows)[None]).mean())
         self.report = {"objectives": means}
+        self._seen = gather_lists(self._seen)
         scores = {}
         for name, target in self.features.targets.items():
             found = self._measure(name)

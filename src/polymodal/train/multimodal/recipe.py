@@ -79,9 +79,18 @@ class MultimodalModel(Config):
     init: dict[str, str] = Field({})  # encoder's name -> source of released weights for it
     encoders: dict[str, EncoderConfig] | None = None
     fusion: FusionConfig | None = None
-    heads: dict[str, HeadConfig] = Field({})  # by the target's name; None: one linear layer
+    heads: dict[str, HeadConfig] = Field({})  # by the target's name; else one linear layer; outputs are the target's
     sharing: SharingConfig | None = None
     input_dropout: float | None = Field(None, ge=0, lt=1)
+
+    @field_validator("heads", mode="before")
+    @classmethod
+    def _short(cls, given: Any) -> Any:
+        """A head may be written by what is special about it: `subcategory: {after: [category]}`."""
+        if not isinstance(given, Mapping):
+            return given
+        usual = {"kind": "linear", "outputs": 1}
+        return {name: usual | dict(head) if isinstance(head, Mapping) else head for name, head in given.items()}
 
 
 class MultimodalTrainer(TrainerConfig):
