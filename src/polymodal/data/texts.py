@@ -123,17 +123,33 @@ def first_pieces(words: Sequence[str], tokenizer: Tokenizer, length: int) -> NDA
     -1 of a word that has none among the first `length` tokens, or whose first characters share one with the word
     before it.
     """
+    text, spans = spread(words)
+    return pieces_at(text, spans, tokenizer, length)
+
+
+def spread(words: Sequence[str]) -> tuple[str, NDArray[np.int64]]:
+    """The text that `values.join` makes of words, and where in it each begins and ends, (words, 2)."""
     spaces = gaps(words)
     ends = np.cumsum([len(word) + gap for word, gap in zip(words, spaces, strict=True)])
     starts = ends - [len(word) for word in words]
     text = "".join(f" {word}" if gap else word for word, gap in zip(words, spaces, strict=True))
+    return text, np.stack([starts, ends], 1)
+
+
+def pieces_at(text: str, spans: NDArray[np.int64], tokenizer: Tokenizer, length: int) -> NDArray[np.int64]:
+    """(words,) the first token of each word of a text, -1 as `first_pieces` says.
+
+    Args:
+        spans: (words, 2) where in the text each begins and ends.
+    """
+    starts, ends = spans[:, 0], spans[:, 1]
     encoding = tokenizer.backend.encode(text)
-    first = np.full(len(words), -1, np.int64)
+    first = np.full(len(spans), -1, np.int64)
     word = reached = 0
     for token, (begin, end) in enumerate(encoding.offsets[:length]):
-        while word < len(words) and ends[word] <= begin:
+        while word < len(spans) and ends[word] <= begin:
             word += 1
-        if word < len(words) and end > starts[word] and reached <= starts[word] and first[word] < 0:
+        if word < len(spans) and end > starts[word] and reached <= starts[word] and first[word] < 0:
             first[word] = token
         reached = max(reached, end)
     return first

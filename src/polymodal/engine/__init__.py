@@ -1,7 +1,8 @@
 """A model loaded for use, without the training side."""
 
+from polymodal.engine.answers import Prediction
 from polymodal.engine.engine import Embedded, Engine, Guess, ItemFault
-from polymodal.engine.predict import Prediction, Predictor
+from polymodal.engine.predict import Predicted, Predictor
 from polymodal.engine.sources import load, load_engine, load_predictor
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "Engine",
     "Guess",
     "ItemFault",
+    "Predicted",
     "Prediction",
     "Predictor",
     "load",

@@ -3,7 +3,7 @@
 Shapes: N rows; C outputs of a target; W width of the joint state.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polymodal.data.faults import Fault
-from polymodal.data.feature_rows import FeatureRows
+from polymodal.data.feature_rows import FeatureRows, columns_of
 from polymodal.data.manifest import Manifest
+from polymodal.engine.answers import Prediction, read, read_tags, stacked
 from polymodal.engine.engine import device_named
 from polymodal.engine.progress import progress_bar
 from polymodal.errors import ArtifactError, DataError
-from polymodal.features import Features, Target
-from polymodal.metrics.supervised import probabilities
+from polymodal.features import Features, TextInput
 from polymodal.models.multimodal import Multimodal, MultimodalOutput
 from polymodal.text import Tokenizer
 from polymodal.types import Batch
@@ -28,18 +28,20 @@ BATCH_SIZE = 64
 Source = str | Path | Manifest | Sequence[Mapping[str, Any]]
 
 
-class Prediction(NamedTuple):
-    """What a model says of one target of one row."""
-
-    value: Any  # a class, a number, the labels above a half, or a tag for each word
-    probability: float | None  # of a class; None of numbers, labels and tags
-    probabilities: dict[str, float] | None  # of every class or label
-
-
 class Predicted(NamedTuple):
     predictions: list[dict[str, Prediction]]  # by the target's name, a dictionary a row
-    faults: list[Fault]  # cells that could not be used and counted as empty
+    rows: NDArray[np.int64]  # (N,) their numbers in the source, from 1
+    faults: list[Fault]  # cells that could not be used and counted as empty, and rows that could not be read
     notes: tuple[str, ...]
+
+
+class Seen(NamedTuple):
+    """What a model says of rows, and what is known of them."""
+
+    outputs: dict[str, Tensor]  # of each target, logits or scaled values (N, C); of a tokens target (N, L, C)
+    targets: dict[str, Tensor]  # as `features.Target` says
+    known: dict[str, Tensor]
+    present: dict[str, NDArray[np.bool_]]  # (N,) by the input's name
 
 
 class Predictor:
@@ -79,25 +81,68 @@ class Predictor:
             DataError: the table cannot be read, or has none of the columns that the model reads.
             ArtifactError: the model has no targets: it was pre-trained and not fine-tuned.
         """
+        rows = self.rows(source)
+        parts = self.answers(rows, batch_size=batch_size, progress=progress)
+        predictions = [row for part in parts for row in part]
+        return Predicted(predictions, np.asarray(rows.source.row_numbers), faults_of(rows), notes_of(rows))
+
+    def answers(
+        self, rows: FeatureRows, *, batch_size: int = BATCH_SIZE, progress: bool = False
+    ) -> Iterator[list[dict[str, Prediction]]]:
+        """`predict`, a batch at a time, so that memory stays flat.
+
+        Raises:
+            ArtifactError: the model has no targets.
+        """
+        self.refuse_without_targets()
+        start = 0
+        for batch, out in self.stream(rows, batch_size=batch_size, progress=progress):
+            places = range(start, start := start + len(batch.rows))
+            readings = {name: self._read(name, out.predictions[name], rows, places) for name in self.features.targets}
+            yield [{name: found[nth] for name, found in readings.items()} for nth in range(len(places))]
+
+    def _read(self, name: str, outputs: Tensor, rows: FeatureRows, places: range) -> list[Prediction]:
+        target, outputs = self.features.targets[name], outputs.float().cpu()
+        if target.task != "tokens":
+            return read(target, outputs)
+        text = self.features.inputs[target.text]
+        assert isinstance(text, TextInput)
+        assert self.tokenizer is not None
+        [column] = text.columns
+        is_there = column in rows.source.kinds()
+        cells = [rows.source.cell(place, column) if is_there else None for place in places]
+        return read_tags(target, outputs, cells, self.tokenizer)
+
+    def refuse_without_targets(self) -> None:
+        """
+        Raises:
+            ArtifactError: the model has no targets: it was pre-trained and not fine-tuned.
+        """
         if not self.features.targets:
             raise ArtifactError(
                 f'"{self.name}" has no targets, it was only pre-trained; fine-tune it: `polymodal fit TABLE --target '
                 f"COLUMN model.start={self.name}`"
             )
-        rows = self.rows(source)
-        outputs = self.outputs(rows, batch_size=batch_size, progress=progress)
-        readings = {name: read(target, outputs[name]) for name, target in self.features.targets.items()}
-        predictions = [{name: found[row] for name, found in readings.items()} for row in range(len(rows))]
-        return Predicted(predictions, rows.faults, tuple(rows.notes))
 
-    def rows(self, source: Source) -> FeatureRows:
+    def rows(self, source: Source, *, with_targets: bool = False) -> FeatureRows:
         """The rows as this model reads them.
+
+        Args:
+            with_targets: read the columns of the targets too, to compare with them.
 
         Raises:
             DataError: the table cannot be read, or has none of the columns that the model reads.
         """
         given = Manifest.read(source) if isinstance(source, str | Path) else source
-        return FeatureRows(given, self.features, self.tokenizer)
+        features = self.features if with_targets else self.features.model_copy(update={"targets": {}})
+        rows = FeatureRows(given, features, self.tokenizer)
+        columns = [column for config in features.inputs.values() for column in columns_of(config)]
+        if len(rows) and not set(columns) & set(there := rows.source.kinds()):
+            raise DataError(
+                f'{rows.source.source}: "{self.name}" reads {", ".join(columns)}; none of them is among the columns '
+                f"({', '.join(there)}); rename those that hold the same"
+            )
+        return rows
 
     def outputs(
         self,
@@ -113,28 +158,53 @@ class Predictor:
             only: inputs that the model may look at; None: all that a row has.
         """
         found: dict[str, list[Tensor]] = {name: [] for name in self.features.targets}
-        for out in self._run(rows, only, batch_size, progress):
+        for _, out in self.stream(rows, only, batch_size=batch_size, progress=progress):
             for name, values in found.items():
                 values.append(out.predictions[name].float().cpu())
-        return {name: _stacked(values) for name, values in found.items()}
+        return {name: stacked(values) for name, values in found.items()}
+
+    def see(self, rows: FeatureRows, *, batch_size: int = BATCH_SIZE, progress: bool = False) -> Seen:
+        """What the model says of rows, beside what is known of them.
+
+        Args:
+            rows: with targets, see `rows`.
+        """
+        parts: list[dict[str, dict[str, Tensor]]] = []
+        for batch, out in self.stream(rows, batch_size=batch_size, progress=progress):
+            outputs = {name: out.predictions[name].float().cpu() for name in self.features.targets}
+            known: dict[str, dict[str, Tensor]] = {"targets": dict(batch.targets), "known": dict(batch.known)}
+            parts.append({"outputs": outputs, "present": dict(batch.present), **known})
+        whole = {
+            kind: {name: stacked([part[kind][name] for part in parts]) for name in parts[0][kind]} for kind in parts[0]
+        }
+        present = {name: there.numpy() for name, there in whole["present"].items()}
+        return Seen(whole["outputs"], whole["targets"], whole["known"], present)
 
     def embed(self, source: Source, *, batch_size: int = BATCH_SIZE, progress: bool = False) -> NDArray[np.float32]:
         """(N, W) the joint state of every row."""
-        states = [out.fused.pooled for out in self._run(self.rows(source), None, batch_size, progress)]
+        stream = self.stream(self.rows(source), batch_size=batch_size, progress=progress)
+        states = [out.fused.pooled for _, out in stream]
         vectors: NDArray[np.float32] = torch.cat(states).float().cpu().numpy()
         return vectors
 
-    def _run(
-        self, rows: FeatureRows, only: Sequence[str] | None, batch_size: int, progress: bool
-    ) -> Iterator[MultimodalOutput]:
+    def stream(
+        self,
+        rows: FeatureRows,
+        only: Sequence[str] | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        progress: bool = False,
+    ) -> Iterator[tuple[Batch, MultimodalOutput]]:
+        """What the model says of each batch of the rows, in their order; `only` as in `outputs`."""
         if not len(rows):
             raise DataError(f"{rows.source.source}: there are no rows")
         with progress_bar("predicting", len(rows), shown=progress) as advance:
             for start in range(0, len(rows), batch_size):
-                places = np.arange(start, min(start + batch_size, len(rows)))
+                batch = rows.batch(np.arange(start, min(start + batch_size, len(rows))))
                 with torch.inference_mode():
-                    yield self.run(rows.batch(places), only)
-                advance(len(places))
+                    out = self.run(batch, only)
+                yield batch, out
+                advance(len(batch.rows))
 
     def run(self, batch: Batch, only: Sequence[str] | None = None) -> MultimodalOutput:
         """What the model says of a batch; `only` as in `outputs`."""
@@ -153,36 +223,14 @@ def _to(given: Any, device: torch.device) -> Any:
     return type(given)(*(None if part is None else part.to(device) for part in given))
 
 
-def _stacked(values: list[Tensor]) -> Tensor:
-    if values[0].ndim == 2:
-        return torch.cat(values)
-    longest = max(value.shape[1] for value in values)
-    return torch.cat([torch.nn.functional.pad(value, (0, 0, 0, longest - value.shape[1])) for value in values])
+def faults_of(rows: FeatureRows) -> list[Fault]:
+    """Rows of the source that could not be read, and cells that were looked at so far and count as empty."""
+    source = rows.source
+    unread = list(source.faults) if isinstance(source, Manifest) else []
+    return sorted([*unread, *rows.faults], key=lambda fault: fault.row)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# From logits to answers
-
-
-def read(target: Target, outputs: Tensor) -> list[Prediction]:
-    """The answers of N rows from logits or scaled values (N, C)."""
-    if target.task == "regression":
-        return [Prediction(value, None, None) for value in (outputs[:, 0] * target.std + target.mean).tolist()]
-    shares = torch.from_numpy(probabilities(target.task, outputs / target.temperature))
-    readers: Mapping[str, Callable[[Target, Tensor], Prediction]] = {"multilabel": _labels, "tokens": _tags}
-    return [readers.get(target.task, _class)(target, row) for row in shares]
-
-
-def _class(target: Target, shares: Tensor) -> Prediction:
-    best = int(shares.argmax())
-    named = dict(zip(target.classes, shares.tolist(), strict=True))
-    return Prediction(target.classes[best], named[target.classes[best]], named)
-
-
-def _labels(target: Target, shares: Tensor) -> Prediction:
-    named = dict(zip(target.classes, shares.tolist(), strict=True))
-    return Prediction([label for label, share in named.items() if share >= 0.5], None, named)
-
-
-def _tags(target: Target, shares: Tensor) -> Prediction:
-    return Prediction([target.classes[place] for place in shares.argmax(-1).tolist()], None, None)
+def notes_of(rows: FeatureRows) -> tuple[str, ...]:
+    """What was understood in a way that one should know about, of the source and of its columns."""
+    source = rows.source
+    return (*(source.notes if isinstance(source, Manifest) else ()), *rows.notes)

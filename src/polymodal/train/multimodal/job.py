@@ -1,5 +1,6 @@
 """What a run carries out to train a model with several inputs."""
 
+import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,12 +13,17 @@ from torch import Tensor
 from polymodal import artifact
 from polymodal.card import Card
 from polymodal.data.faults import Fault
+from polymodal.engine import Predictor
+from polymodal.features import Features
 from polymodal.layers.lora import merge_lora
+from polymodal.train.multimodal.calibrate import with_temperatures
 from polymodal.train.multimodal.data import FeatureData, Rows
 from polymodal.train.multimodal.locked import locked_inputs, look_once
 from polymodal.train.multimodal.module import MultimodalTraining
 from polymodal.train.multimodal.prepare import MultimodalPrepared
 from polymodal.train.multimodal.recipe import MultimodalRecipe
+
+ROWS = "rows.csv"  # in the run's folder; `evaluate` reads it
 
 
 class MultimodalJob:
@@ -48,6 +54,17 @@ class MultimodalJob:
     def begin(self, folder: Path) -> None:
         if self.prepared.tokenizer is not None:
             self.prepared.tokenizer.save(folder)
+        self._write_rows(folder / ROWS)
+
+    def _write_rows(self, file: Path) -> None:
+        """Which row is for what, so that an evaluation knows those that were kept apart."""
+        rows = self.prepared.rows
+        parts = {"train": rows.train, "val": rows.val, "test": rows.test}
+        with file.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(("row", "split"))
+            for split, part in parts.items():
+                writer.writerows((number, split) for number in (part.row_numbers.tolist() if part is not None else ()))
 
     def training(self, *, fresh: bool) -> tuple[MultimodalTraining, LightningDataModule]:
         prepared, trainer = self.prepared, self.recipe.trainer
@@ -86,12 +103,13 @@ class MultimodalJob:
         prepared, recipe = self.prepared, self.recipe
         prepared.model.load_state_dict(weights)
         merge_lora(prepared.model)
-        targets = ", ".join(prepared.features.targets)
+        features = self._calibrated()
+        targets = ", ".join(features.targets)
         artifact.save(
             folder,
             model=prepared.model.eval(),
             tokenizer=prepared.tokenizer,
-            preprocess=prepared.features,
+            preprocess=features,
             metrics=metrics,
             recipe=recipe.to_dict(),
             card=Card(
@@ -101,3 +119,12 @@ class MultimodalJob:
                 else f"Pre-trained on {len(prepared.rows.train):,} rows of {Path(prepared.rows.train.source).name}."
             ),
         )
+
+    def _calibrated(self) -> Features:
+        """The features with temperatures by which the targets' probabilities mean what they say."""
+        prepared = self.prepared
+        if prepared.val is None:
+            return prepared.features
+        device = "cpu" if self.recipe.trainer.accelerator == "cpu" else "auto"
+        predictor = Predictor(prepared.model, prepared.tokenizer, prepared.features, device=device)
+        return with_temperatures(predictor, prepared.val)

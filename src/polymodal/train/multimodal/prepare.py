@@ -105,6 +105,8 @@ class MultimodalPrepared:
         train, val = self.rows.train, self.rows.val
         return {
             "table": str(Path(train.source)),
+            "file": str(Path(train.source).resolve()),  # by which an evaluation knows it again
+            "stamp": train.stamp,
             "train": len(train),
             "val": len(val) if val else 0,
             "sample": digest(self.features.to_dict()),
