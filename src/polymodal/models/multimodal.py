@@ -4,7 +4,7 @@ Shapes: B rows; W width of the joint state; the rest as in `types`.
 """
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -96,8 +96,18 @@ class Multimodal(nn.Module):
     def _said(self, name: str, given: Input, present: Tensor) -> Tokens:
         if isinstance(given, Tokens):
             return given
+        if not bool(present.any()):
+            return self._said_of_nothing(name, given)
         said: Tokens = self.encoders[name](blank(given, present))
         return said
+
+    @torch.no_grad()
+    def _said_of_nothing(self, name: str, given: Input) -> Tokens:
+        """Of an input that no row has: a learned token will stand for it, so two rows are enough to tell the shapes."""
+        rows, device = _rows(given)
+        few = _first_rows(given, 2)
+        said = self.encoders[name](blank(few, torch.zeros(_rows(few)[0], dtype=torch.bool, device=device)))
+        return Tokens(*(part[:1].expand(rows, *part.shape[1:]) for part in said))
 
     def fuse(self, tokens: Mapping[str, Tokens], present: Mapping[str, Tensor], *, maps: bool = False) -> Fused:
         """The joint state; a learned token stands where a row lacks an input."""
@@ -137,6 +147,12 @@ def _first_only(mask: Tensor, present: Tensor) -> Tensor:
     kept = mask & present[:, None]
     kept[:, 0] |= ~present
     return kept
+
+
+def _first_rows(given: Any, count: int) -> Any:
+    if isinstance(given, Tensor):
+        return given[:count]
+    return type(given)(*(None if part is None else part[:count] for part in given))
 
 
 def _rows(given: Input) -> tuple[int, torch.device]:
