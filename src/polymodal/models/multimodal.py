@@ -15,6 +15,7 @@ from polymodal.encoders import EncoderConfig
 from polymodal.errors import ShapeError
 from polymodal.fusion import FusionConfig
 from polymodal.fusion.missing import Missing, drop_inputs
+from polymodal.layers.named import ByName
 from polymodal.layers.skeleton import skeleton
 from polymodal.models.heads import HeadsConfig
 from polymodal.models.pretraining import Parts, PretrainingHeadConfig
@@ -48,13 +49,13 @@ class Multimodal(nn.Module):
     def __init__(self, config: MultimodalConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoders = nn.ModuleDict({name: encoder.build() for name, encoder in config.encoders.items()})
+        self.encoders = ByName({name: encoder.build() for name, encoder in config.encoders.items()})
         widths = {name: encoder.width for name, encoder in config.encoders.items()}
         self.missing = Missing(widths)
         self.fusion = config.fusion.build(widths)
         self.heads = config.heads.build(self.fusion.width, self.fusion.widths, widths)
         parts = Parts(self.fusion.width, self.fusion.widths, widths, self.encoders)
-        self.pretraining = nn.ModuleDict({name: head.build(parts) for name, head in config.pretraining.items()})
+        self.pretraining = ByName({name: head.build(parts) for name, head in config.pretraining.items()})
 
     def forward(
         self, inputs: Mapping[str, Input], present: Mapping[str, Tensor] | None = None, *, maps: bool = False
@@ -78,7 +79,7 @@ class Multimodal(nn.Module):
         self, inputs: Mapping[str, Input], present: Mapping[str, Tensor] | None = None
     ) -> tuple[dict[str, Tokens], dict[str, Tensor]]:
         """What each encoder says, absent inputs left out of it, and which inputs are there after dropout."""
-        unknown = inputs.keys() - self.encoders.keys()
+        unknown = inputs.keys() - self.config.encoders.keys()
         if unknown or not inputs:
             raise ShapeError(
                 f"the model reads {', '.join(self.encoders)}; got {', '.join(sorted(inputs)) or 'no input'}"
