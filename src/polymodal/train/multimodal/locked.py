@@ -4,7 +4,11 @@ As in LiT (Zhai et al. 2022, arXiv:2111.07991, section 4): an encoder that does 
 not run in every epoch. Shapes: B rows of a batch; N rows; L tokens; D width.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,9 +17,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from polymodal.data.cache import digest
 from polymodal.data.feature_rows import FeatureRows
 from polymodal.encoders import for_use
-from polymodal.features import Features
+from polymodal.features import Features, TextInput
 from polymodal.models.multimodal import Multimodal, blank
 from polymodal.objectives.supervised import SupervisedConfig
 from polymodal.train.console import bar, say
@@ -24,6 +29,8 @@ from polymodal.train.multimodal.recipe import MultimodalRecipe
 from polymodal.types import Batch, Tokens
 
 AT_ONCE = 64  # rows that an encoder looks at
+
+_shared: ContextVar[dict[str, "Said"] | None] = ContextVar("said", default=None)
 
 
 class Said(NamedTuple):
@@ -73,6 +80,19 @@ def locked_inputs(model: Multimodal, features: Features, recipe: MultimodalRecip
     return [name for name in features.inputs if is_locked(model.encoders[name])]
 
 
+@contextmanager
+def looks_shared() -> Iterator[None]:
+    """Runs within it that have the same locked encoders on the same rows look once for all of them.
+
+    Between them the tables must stay as they are; what was said is kept in memory until the end.
+    """
+    token = _shared.set({})
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
 def look_once(model: Multimodal, names: list[str], parts: list[FeatureRows]) -> Sequence[FeatureRows | LockedRows]:
     """Each part's rows with what these encoders say of them; as they are where that does not fit into memory."""
     total = sum(len(rows) for rows in parts)
@@ -90,13 +110,35 @@ def look_once(model: Multimodal, names: list[str], parts: list[FeatureRows]) -> 
         for rows in parts:
             said = {}
             for name in fitting:
-                batches = []
-                for start in range(0, len(rows), AT_ONCE):
-                    batches.append(_say(towers[name], name, rows, range(start, min(start + AT_ONCE, len(rows)))))
-                    progress.advance(task, len(batches[-1].pooled))
-                said[name] = _joined(batches)
+                said[name] = _looked(towers[name], name, rows, partial(progress.advance, task))
             found.append(LockedRows(rows, said))
     return found
+
+
+def _looked(tower: nn.Module, name: str, rows: FeatureRows, advance: Callable[[int], None]) -> Said:
+    shared = _shared.get()
+    key = _key(tower, name, rows) if shared is not None else ""
+    if shared is not None and key in shared:
+        return shared[key]
+    batches = []
+    for start in range(0, len(rows), AT_ONCE):
+        batches.append(_say(tower, name, rows, range(start, min(start + AT_ONCE, len(rows)))))
+        advance(len(batches[-1].pooled))
+    said = _joined(batches)
+    if shared is not None:
+        shared[key] = said
+    return said
+
+
+def _key(tower: nn.Module, name: str, rows: FeatureRows) -> str:
+    """Equal for the same weights on the same rows, seen in the same way."""
+    weights = hashlib.sha256()
+    for part, values in tower.state_dict().items():
+        weights.update(part.encode() + values.cpu().contiguous().numpy().tobytes())
+    seen = hashlib.sha256(np.asarray(rows.source.row_numbers).tobytes()).hexdigest()
+    config = rows.features.inputs[name]
+    words = rows.tokenizer.backend.get_vocab() if isinstance(config, TextInput) and rows.tokenizer else {}
+    return digest(weights.hexdigest(), config.to_dict(), sorted(words.items()), str(rows.source.source), seen)
 
 
 def _row_bytes(tower: nn.Module, name: str, rows: FeatureRows) -> float:
