@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.blocks import PAGES, ROOT, TWINS, blocks, without_comments
-from tests.docs.sample import make_sample
+from tests.docs.sample import make_houses, make_sample
 
 # What sets up the machine itself cannot run inside its own tests; `make demo` has a test of its own.
 SETUP = re.compile(r"^(git clone|cd |make |pip install|python -m venv|\. ?\.venv)")
@@ -43,6 +43,7 @@ def test_the_pages_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_everything_on_the_page_runs(page: Path, tmp_path: Path) -> None:
     make_sample(tmp_path)
+    make_houses(tmp_path)
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

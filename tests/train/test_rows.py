@@ -89,6 +89,15 @@ def test_pictures_are_numbered_by_first_appearance(tmp_path: Path) -> None:
     assert picture_numbers(found).tolist() == [0, 1, 0, 2]
 
 
+def test_rows_without_a_picture_belong_to_no_other(tmp_path: Path) -> None:
+    names = ["b.png", "", "b.png", None, ""]
+    found = manifest(tmp_path, [{"image": name, "caption": f"a text {k}"} for k, name in enumerate(names)])
+    numbers = picture_numbers(found)
+    assert numbers[0] == numbers[2] >= 0
+    assert len({*numbers[[1, 3, 4]].tolist()}) == 3
+    assert (numbers[[1, 3, 4]] < 0).all()
+
+
 def test_what_a_check_found_is_remembered_until_it_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLYMODAL_CACHE", str(tmp_path / "cache"))
     file = table(tmp_path, count=6, broken=(1, 4))

@@ -72,13 +72,13 @@ def _at_most(places: Places, pictures: Places, limit: int, seed: int) -> Places:
 
 
 def picture_numbers(manifest: Manifest) -> Places:
-    """(rows,) 0, 1, ... in order of first appearance, equal for rows that show the same file; -1 without one."""
+    """(rows,) 0, 1, ... in order of first appearance, equal for rows that show the same file; below 0 without one."""
     assert manifest.image is not None
     column = manifest.column(manifest.image)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return _numbered(column)
     known: dict[str, int] = {}
-    numbers = np.full(len(manifest), -1, np.int64)
+    numbers = _alone(len(manifest))
     for row in range(len(manifest)):
         try:
             numbers[row] = known.setdefault(manifest.image_key(row), len(known))
@@ -88,8 +88,16 @@ def picture_numbers(manifest: Manifest) -> Places:
 
 
 def _numbered(column: pa.ChunkedArray) -> Places:
+    """Equal numbers for equal values; a row without one belongs to no other."""
     encoded = column.combine_chunks().dictionary_encode()
-    return np.asarray(encoded.indices.fill_null(-1), dtype=np.int64)
+    numbers = np.asarray(encoded.indices.fill_null(-1), dtype=np.int64)
+    empty = np.asarray([value in ("", None) for value in encoded.dictionary.to_pylist()], bool)
+    return np.where((numbers < 0) | np.append(empty, True)[numbers], _alone(len(numbers)), numbers)
+
+
+def _alone(rows: int) -> Places:
+    """(rows,) numbers below 0, each another."""
+    return np.arange(-1, -1 - rows, -1)
 
 
 def usable(manifest: Manifest, say: Callable[[str], None]) -> tuple[Manifest, list[Fault]]:
