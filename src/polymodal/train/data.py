@@ -137,32 +137,34 @@ class PairData(LightningDataModule):
             rank=trainer.global_rank,
             world=trainer.world_size,
         )
-        return self._loader(self.train_rows, order)
+        return loader(self.train_rows, order, self.workers)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         assert self.trainer is not None
         world, rank = self.trainer.world_size, self.trainer.global_rank
         return [
-            self._loader(each, Shares(len(each), max(1, self.batch_size // world), rank, world))
+            loader(each, Shares(len(each), max(1, self.batch_size // world), rank, world), self.workers)
             for each in self.val_sets or ()
         ]
 
-    def _loader(self, rows: Dataset[Any], order: Any) -> DataLoader[Any]:
-        return DataLoader(
-            rows,
-            batch_sampler=order,
-            collate_fn=as_it_is,
-            num_workers=self.workers,
-            worker_init_fn=quiet_worker,
-            pin_memory=torch.cuda.is_available(),
-        )
+
+def loader(rows: Dataset[Any], order: Any, workers: int) -> DataLoader[Any]:
+    """Whole batches, as `rows.__getitems__` makes them, in the order of a batch sampler."""
+    return DataLoader(
+        rows,
+        batch_sampler=order,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        worker_init_fn=_quiet_worker,
+        pin_memory=torch.cuda.is_available(),
+    )
 
 
-def as_it_is(batch: Any) -> Any:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def quiet_worker(number: int) -> None:
+def _quiet_worker(number: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = (
         "false"  # a worker is one thread; and without it the library warns of the fork
     )

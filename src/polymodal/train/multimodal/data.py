@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-import torch
 from numpy.typing import ArrayLike
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from polymodal.train.batches import EpochBatches, Key, Shares
-from polymodal.train.data import as_it_is, quiet_worker
+from polymodal.train.data import loader
 from polymodal.types import Batch
 
 
@@ -70,21 +69,11 @@ class FeatureData(LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
         )
-        return self._loader(TrainBatches(self.train_rows), order)
+        return loader(TrainBatches(self.train_rows), order, self.workers)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         assert self.trainer is not None
         if self.val_rows is None:
             return []
         shares = Shares(len(self.val_rows), self.batch_size, self.trainer.global_rank, self.trainer.world_size)
-        return [self._loader(ValidationBatches(self.val_rows), shares)]
-
-    def _loader(self, rows: Dataset[Batch], order: EpochBatches | Shares) -> DataLoader[Batch]:
-        return DataLoader(
-            rows,
-            batch_sampler=order,
-            collate_fn=as_it_is,
-            num_workers=self.workers,
-            worker_init_fn=quiet_worker,
-            pin_memory=torch.cuda.is_available(),
-        )
+        return [loader(ValidationBatches(self.val_rows), shares, self.workers)]
