@@ -48,8 +48,11 @@ def make_houses(folder: Path, count: int = 240) -> None:
             crack, water, garden = draw.random() < 0.3, draw.random() < 0.2, draw.random() < 0.5
             picture = Path("houses") / f"{row:03}.png"
             draw_house(area, crack).save(folder / picture)
-            notes = " ".join([draw.choice(["quiet street", "near the station", "带电梯"]),
-                              *["large garden"] * garden, *["water in the cellar"] * water])  # fmt: skip
+            said = [
+                draw.choice(["quiet street", "near the station", "安静的街道", "带电梯"]),
+                f"built {draw.randint(1900, 2020)}",
+            ]
+            notes = ", ".join([*said, *["large garden"] * garden, *["water in the cellar"] * water])
             price = 1500 * area + 40_000 * (district == "harbor") + 30_000 * garden - 50_000 * (crack or water)
             defect = "" if draw.random() < 0.05 else "yes" if crack or water else "no"
             cells = ["" if draw.random() < 0.1 else cell for cell in (picture, notes, area)]

@@ -97,7 +97,7 @@ def infer_inputs(manifest: Manifest, targets: Mapping[str, Target], leave: Seque
     record = [column for column in free if column.modality in ("number", "category", "date")]
     if record:
         counts = Counter("categories" if column.modality == "category" else "numbers" for column in record)
-        reason = " and ".join(f"{count} {kind}" for kind, count in sorted(counts.items(), reverse=True))
+        reason = ", ".join(f"{kind}: {count}" for kind, count in sorted(counts.items(), reverse=True))
         inputs["record"] = InputPlan("record", tuple(column.name for column in record), reason)
     if not inputs:
         whys = "; ".join(f"{name}: {why}" for name, why in left_out.items())

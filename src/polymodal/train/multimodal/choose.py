@@ -63,7 +63,7 @@ def encoder(config: InputConfig, vocab_size: int, rows: int) -> tuple[EncoderCon
     match config:
         case RecordInput(numbers=numbers, categories=categories):
             codes = tuple(len(column.values) + FIRST for column in categories)
-            told = f"{len(numbers)} numbers and {len(categories)} categories as tokens; {why}"
+            told = f"each column a token; {why}"
             return RecordConfig(numbers=len(numbers), categories=codes, width=width, layers=layers, heads=heads), told
         case TextInput(preprocess=preprocess):
             size = {"vocab_size": vocab_size, "max_length": preprocess.max_length, "width": width, "heads": heads}
