@@ -51,7 +51,7 @@ def test_every_column_is_read_or_left_out_with_a_reason(tmp_path: Path) -> None:
         "text": ("title", "notes", "tags"),
         "record": ("age", "born", "color"),
     }
-    assert inputs["record"].reason == "2 numbers and 1 categories"
+    assert inputs["record"].reason == "numbers: 2, categories: 1"
     assert inputs["text"].reason == 'texts, read as lines of "name: text"'
     assert left_out.keys() == {"y", "uid", "link", "split", "nothing"}
     assert left_out["y"] == 'it is the target "y"'
