@@ -141,7 +141,8 @@ def _show_several(plan: dict[str, Any]) -> None:
     say(f"table    {plan['table']}")
     say(f"rows     {rows['train']:,} to train, {rows['val']:,} to validate ({rows['divided_by']})")
     for choice in plan["choices"]:
-        say(f"  {choice['what']}: {choice['value']}; {choice['reason']}")
+        value = choice["value"] if len(choice["value"]) <= 120 else choice["value"][:117] + "..."
+        say(f"  {choice['what']}: {value}; {choice['reason']}")
     say(f"weights  {weights['trained']:,} trained, {weights['frozen']:,} frozen")
     say(
         f"steps    {plan['steps']:,} of {plan['batch_size']:,} rows ({_epochs(plan)}); {', '.join(plan['objectives'])}"
