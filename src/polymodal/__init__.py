@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from polymodal.data.manifest import Manifest
     from polymodal.engine import Engine, load
     from polymodal.evaluate import evaluate
+    from polymodal.evaluate.comparison import compare
     from polymodal.train import fit
 
-__all__ = ["Engine", "Manifest", "PolymodalError", "__version__", "evaluate", "fit", "load"]
+__all__ = ["Engine", "Manifest", "PolymodalError", "__version__", "compare", "evaluate", "fit", "load"]
 
 _HOMES = {
     "Engine": "polymodal.engine",
     "Manifest": "polymodal.data.manifest",
+    "compare": "polymodal.evaluate.comparison",
     "evaluate": "polymodal.evaluate",
     "fit": "polymodal.train",
     "load": "polymodal.engine",

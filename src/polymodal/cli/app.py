@@ -15,6 +15,7 @@ VERBS = {
     "split": "Divide a table into train, val and test.",
     "preview": "Draw a contact sheet of pictures and captions, with or without augmentation.",
     "fit": "Train a model by a recipe on a table.",
+    "compare": "Train several fusions alike on a table, and each input alone; say which is best.",
     "evaluate": "Measure a model on a table; write report.json and report.html.",
     "embed": "Turn the pictures or texts of a table into vectors.",
     "query": "Ask a table: text or picture in, nearest pictures or texts out.",

@@ -133,9 +133,9 @@ def carry_out(plan: Plan, out: str | Path | None = None, lang: str = "en") -> Co
     try:
         work.train()
     except KeyboardInterrupt:
-        kept = len(work.finish(lang).entries) - len(work.missing) - 1
+        kept = sum(entry.run is not None for entry in work.finish(lang).entries)
         raise KeyboardInterrupt(
-            f"stopped; {kept} finished models are kept. Go on with the same command and --out {work.folder}"
+            f"stopped; finished models are kept ({kept}). Go on with the same command and --out {work.folder}"
         ) from None
     return work.finish(lang)
 

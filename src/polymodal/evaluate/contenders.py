@@ -87,12 +87,11 @@ def ground(table: str | Path, targets: Sequence[str], fusions: Sequence[str], ov
             f"compare: wanted a table with at least 2 inputs, got one, {inputs[0]} ({listed}); divide its columns by "
             "data.inputs.NAME.kind=... data.inputs.NAME.columns=[...], or train it alone: `polymodal fit`"
         )
-    contenders = [_fusion(base, name) for name in dict.fromkeys(fusions)]
-    if contenders and not any(one.recipe for one in contenders):
-        whys = "\n".join(f"  {one.reason}" for one in contenders)
+    joined = [_fusion(base, name) for name in dict.fromkeys(fusions)]
+    if not any(one.recipe for one in joined):
+        whys = "\n".join(f"  {one.reason}" for one in joined)
         fitting = [name for name in MAKERS if _fusion(base, name).recipe is not None]
         raise ConfigError(f"compare: none of these fusions is possible; these are: {', '.join(fitting)}\n{whys}")
-    contenders += [_single(base, name) for name in inputs]
     return Ground(
         base.recipe,
         base.rows,
@@ -100,7 +99,7 @@ def ground(table: str | Path, targets: Sequence[str], fusions: Sequence[str], ov
         base.tokenizer,
         base.state(),
         len(base.faults),
-        tuple(contenders),
+        (*(_single(base, name) for name in inputs), *joined),
     )
 
 

@@ -85,7 +85,7 @@ def _aligned(table: _Table) -> AlignedConfig:
 
 def _spatial(table: _Table) -> SpatialConfig:
     if flat := [name for name, encoder in table.encoders.items() if encoder.reads != "image"]:
-        raise ConfigError(f'fusion "spatial" lays pictures on one grid; {", ".join(flat)}: has no places on a grid')
+        raise ConfigError(f'fusion "spatial" lays pictures on one grid; no picture: {", ".join(flat)}')
     leading = {
         name: 1 for name, encoder in table.encoders.items() if isinstance(encoder, VitConfig) and encoder.class_token
     }
@@ -141,7 +141,7 @@ def _fuse_text(table: _Table) -> FuseTextConfig:
         raise _two("fuse_text", table)
     texts = [name for name, encoder in table.encoders.items() if encoder.reads == "text"]
     if not texts:
-        raise ConfigError(f'fusion "fuse_text": a text reads the other input; {", ".join(table.encoders)}: is no text')
+        raise ConfigError(f'fusion "fuse_text": a text reads the other input; no text: {", ".join(table.encoders)}')
     heads = heads_of(table.encoders[texts[0]].width)
     return FuseTextConfig(text=texts[0], layers=table.layers, heads=heads, eps=EPS, dropout=DROPOUT)
 
