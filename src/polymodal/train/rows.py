@@ -48,7 +48,7 @@ def divide(manifest: Manifest, pictures: Places, config: TableConfig, seed: int)
             return Division(train, _at_most(val, pictures, config.val_limit, seed), f'column "{manifest.split_column}"')
     else:
         train = np.arange(len(manifest))
-    groups = pictures if config.group is None else _numbered(manifest.column(config.group))
+    groups = pictures if config.group is None else numbered(manifest.column(config.group))
     held = _held_out(groups[train], config, seed)
     kind = config.group or ("picture" if manifest.image is not None else "row")
     reason = f"{config.val_fraction:.0%} held out by {kind}" if config.val_fraction else "no validation"
@@ -76,7 +76,7 @@ def picture_numbers(manifest: Manifest) -> Places:
     assert manifest.image is not None
     column = manifest.column(manifest.image)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return _numbered(column)
+        return numbered(column)
     known: dict[str, int] = {}
     numbers = _alone(len(manifest))
     for row in range(len(manifest)):
@@ -87,7 +87,7 @@ def picture_numbers(manifest: Manifest) -> Places:
     return numbers
 
 
-def _numbered(column: pa.ChunkedArray) -> Places:
+def numbered(column: pa.ChunkedArray) -> Places:
     """Equal numbers for equal values; a row without one belongs to no other."""
     encoded = column.combine_chunks().dictionary_encode()
     numbers = np.asarray(encoded.indices.fill_null(-1), dtype=np.int64)

@@ -176,3 +176,39 @@ def test_a_size_that_is_asked_for_holds_for_released_weights_too(table: Path, tm
     assert job.recipe.data.inputs["picture"].size == 24
     with pytest.raises(ConfigError, match="leaves nothing to train"):
         planned(recipe(table, freeze=["*"]))
+
+
+def test_rows_of_one_picture_need_one_look(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty rows that show four pictures, two rows without one: each row gets what its own picture says."""
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    for number, row in enumerate(rows):
+        row["picture"] = "" if number in (5, 9) else str(table.parent / f"{(0, 1, 2, 4)[number * 7 % 4]}.png")
+    with (tmp_path / "rows.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    prepared = planned(recipe(tmp_path / "rows.csv")).prepared
+    looked: list[int] = []
+    forward = Resnet.forward
+
+    def counted(self: Resnet, pixels: torch.Tensor) -> Any:
+        looked.append(len(pixels))
+        return forward(self, pixels)
+
+    monkeypatch.setattr(Resnet, "forward", counted)
+    [once] = look_once(prepared.model, ["picture"], [prepared.train])
+    assert looked == [8, 6]  # how much there is to keep; then four pictures, and nothing twice
+    assert isinstance(once, LockedRows)
+    places = list(range(len(prepared.train)))
+    batch = prepared.train.batch(places)
+    given = {"picture": prepared.features.normalize(batch.inputs)["picture"]}
+    tokens, present = prepared.model.eval().encode(given, {"picture": batch.present["picture"]})
+    kept = once.batch(places)
+    assert kept.present["picture"].tolist() == present["picture"].tolist() == batch.present["picture"].tolist()
+    there = present["picture"]
+    torch.testing.assert_close(
+        kept.inputs["picture"].sequence[there],  # type: ignore[union-attr]
+        tokens["picture"].sequence[there],
+        rtol=0,
+        atol=1e-5,
+    )

@@ -12,13 +12,15 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from polymodal.data.cache import digest
 from polymodal.data.feature_rows import FeatureRows
+from polymodal.data.manifest import Manifest
 from polymodal.encoders import for_use
 from polymodal.features import Features, TextInput
 from polymodal.models.multimodal import Multimodal, blank
@@ -26,6 +28,7 @@ from polymodal.objectives.supervised import SupervisedConfig
 from polymodal.train.console import bar, say
 from polymodal.train.locked import MOST_BYTES, is_locked
 from polymodal.train.multimodal.recipe import MultimodalRecipe
+from polymodal.train.rows import numbered
 from polymodal.types import Batch, Tokens
 
 AT_ONCE = 64  # rows that an encoder looks at
@@ -120,11 +123,13 @@ def _looked(tower: nn.Module, name: str, rows: FeatureRows, advance: Callable[[i
     key = _key(tower, name, rows) if shared is not None else ""
     if shared is not None and key in shared:
         return shared[key]
+    first, entry = _different(rows, name)
     batches = []
-    for start in range(0, len(rows), AT_ONCE):
-        batches.append(_say(tower, name, rows, range(start, min(start + AT_ONCE, len(rows)))))
-        advance(len(batches[-1].pooled))
-    said = _joined(batches)
+    for start in range(0, len(first), AT_ONCE):
+        places = first[start : start + AT_ONCE]
+        batches.append(_say(tower, name, rows, places))
+        advance(int(np.isin(entry, range(start, start + len(places))).sum()))
+    said = _of_rows(_joined(batches), entry)
     if shared is not None:
         shared[key] = said
     return said
@@ -141,6 +146,31 @@ def _key(tower: nn.Module, name: str, rows: FeatureRows) -> str:
     return digest(weights.hexdigest(), config.to_dict(), sorted(words.items()), str(rows.source.source), seen)
 
 
+def _different(rows: FeatureRows, name: str) -> tuple[list[int], NDArray[np.int64]]:
+    """The first row of each different file that an input names, and (N,) which of them each row has.
+
+    Many questions about one picture need one look at it. Rows of inputs that are no files count as different.
+    """
+    column = getattr(rows.features.inputs[name], "column", None)
+    numbers = np.arange(len(rows))
+    if column is not None and isinstance(rows.source, Manifest):
+        cells = rows.source.column(column)
+        if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
+            numbers = numbered(cells)
+    _, first, entry = np.unique(numbers, return_index=True, return_inverse=True)
+    return first.tolist(), entry
+
+
+def _of_rows(said: Said, entry: NDArray[np.int64]) -> Said:
+    """Of N rows what was said of their files; sequences are not copied."""
+    return Said(
+        [said.sequences[one] for one in entry],
+        [said.masks[one] for one in entry],
+        said.pooled[entry],
+        said.present[entry],
+    )
+
+
 def _row_bytes(tower: nn.Module, name: str, rows: FeatureRows) -> float:
     """Of one row's tokens, by the first few."""
     first = _say(tower, name, rows, range(min(8, len(rows))))
@@ -149,7 +179,7 @@ def _row_bytes(tower: nn.Module, name: str, rows: FeatureRows) -> float:
 
 
 @torch.no_grad()
-def _say(tower: nn.Module, name: str, rows: FeatureRows, places: range) -> Said:
+def _say(tower: nn.Module, name: str, rows: FeatureRows, places: Sequence[int]) -> Said:
     batch = rows.batch(list(places), only=[name])
     present = batch.present[name]
     sequence, mask, pooled = tower(blank(rows.features.normalize(batch.inputs)[name], present))
