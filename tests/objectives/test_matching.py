@@ -138,6 +138,65 @@ def test_the_loss_in_plain_floats() -> None:
     assert result.log["matching_accuracy"].item() == pytest.approx(right / 18)
 
 
+SWAP = MATCHING | {"negatives": "swap"}
+
+
+def test_half_of_the_texts_are_swapped_for_ones_that_do_not_belong() -> None:
+    joint = joint_toy.objectives(SWAP)
+    model, batch = joint_toy.model(joint), equal_rows()
+    belong = {(i, i) for i in range(6)} | {(0, 3), (3, 0), (1, 4), (4, 1)}
+    text, count = batch.inputs["text"], 0
+    assert isinstance(text, Text)
+    for seed in range(200):
+        step = joint_toy.step(model, batch, seed)
+        (swapped,) = joint.prepare(step)
+        shown = step.hidden["text"]
+        assert isinstance(shown, Text)
+        moved = ~(shown.ids == text.ids).all(1)
+        assert torch.equal(moved, swapped)
+        assert not swapped[5]  # it has no text
+        for row in swapped.nonzero().flatten().tolist():
+            came = [other for other in range(5) if torch.equal(shown.ids[row], text.ids[other])]
+            assert came
+            assert all((row, other) not in belong for other in came)
+        count += int(swapped.sum())
+    assert count / (200 * 5) == pytest.approx(0.5, abs=0.05)
+
+
+def test_swapping_shares_the_pass_of_the_masked_words() -> None:
+    joint = joint_toy.objectives({"kind": "masked_text"}, SWAP)
+    model = joint_toy.model(joint).eval()
+    passes: list[int] = []
+    model.fusion.register_forward_hook(lambda *_: passes.append(1))
+    step = joint_toy.step(model)
+    places, swapped = joint.prepare(step)
+    result = joint(step)
+    assert len(passes) == 1
+    truth, shown = step.paired.inputs["text"], step.hidden["text"]
+    assert isinstance(truth, Text)
+    assert isinstance(shown, Text)
+    assert swapped.any()
+    assert places.any()
+    assert torch.equal(shown.ids[~places], truth.ids[~places])  # words are hidden in the texts that were put there
+    nats, right = [], 0
+    for row in range(6):
+        inputs = {"image": step.hidden["image"][row : row + 1], "text": Text(*(x[row : row + 1] for x in shown))}
+        logits = model.pretraining["matching"](model(inputs).fused.pooled)[0].tolist()
+        label = int(not swapped[row])
+        nats.append(math.log(sum(map(math.exp, logits))) - logits[label])
+        right += logits[label] > logits[1 - label]
+    assert result.log["matching"].item() == pytest.approx(sum(nats) / 6, rel=1e-4)
+    assert result.log["matching_accuracy"].item() == pytest.approx(right / 6)
+    read = step.masked.fused.tokens["text"].sequence[places]
+    found = torch.nn.functional.cross_entropy(model.pretraining["masked_text"](read), truth.ids[places])
+    assert result.log["masked_text"].item() == pytest.approx(found.item(), rel=1e-5)
+
+
+def test_only_one_matching_swaps() -> None:
+    with pytest.raises(ConfigError, match='only one matching can have negatives "swap"; there is one masked batch'):
+        joint_toy.objectives(SWAP, SWAP | {"head": "again", "first": "text", "second": "image"})
+
+
 def test_one_output_is_a_yes_or_no() -> None:
     joint = joint_toy.objectives(MATCHING | {"negatives": "second"})
     model = joint_toy.model(joint, pretraining={}).eval()
@@ -163,7 +222,7 @@ def test_contrast_before_the_fusion() -> None:
     assert set(result.log) == {"contrastive", "contrastive_accuracy", "contrastive_scale"}
 
 
-@pytest.mark.parametrize("config", [MATCHING, CONTRAST])
+@pytest.mark.parametrize("config", [MATCHING, SWAP, CONTRAST])
 def test_a_batch_without_pairs_is_no_loss(config: dict[str, Any]) -> None:
     joint = joint_toy.objectives(config)
     model = joint_toy.model(joint)

@@ -43,13 +43,17 @@ def build_objectives(
         tokenizers: by the name of each text input.
 
     Raises:
-        ConfigError: an objective asks for an input or target that is not there, or two log by the same name.
+        ConfigError: an objective asks for an input or target that is not there, two log by the same name, or
+            two swap inputs.
     """
     names = [getattr(config, "head", config.kind) for config in configs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f'objectives: "{twice[0]}" is there twice; give one of them another `head`')
-    return Joint([config.build(Known(features, tokenizers)) for config in configs])
+    built = [config.build(Known(features, tokenizers)) for config in configs]
+    if sum(objective.swaps for objective in built) > 1:
+        raise ConfigError('objectives: only one matching can have negatives "swap"; there is one masked batch')
+    return Joint(built)
 
 
 __all__ = ["Joint", "JointObjective", "JointObjectiveConfig", "JointStep", "Known", "build_objectives"]

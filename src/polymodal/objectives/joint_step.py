@@ -49,7 +49,8 @@ class JointStep:
         self.model = model
         self.batch = batch
         self.draw = draw
-        self.hidden = dict(batch.inputs)  # the inputs with what objectives hide
+        self.paired = batch  # the batch with what objectives put beside each other that does not belong together
+        self.hidden = dict(batch.inputs)  # the inputs of `paired` with what objectives hide
         self._prepared: dict[nn.Module, Any] = {}
 
     @cached_property
@@ -69,7 +70,7 @@ class JointStep:
     @cached_property
     def masked(self) -> Masked:
         """What the model says of the batch in which everything is hidden that is to be found again."""
-        tokens, present = self.model.encode(self.hidden, self.batch.present)
+        tokens, present = self.model.encode(self.hidden, self.paired.present)
         return Masked(self.model.fuse(tokens, present), present)
 
     def prepare(self, objective: "JointObjective") -> Any:
@@ -78,6 +79,18 @@ class JointStep:
             assert "masked" not in self.__dict__, "an objective hides after the masked batch has been looked at"
             self._prepared[objective] = objective.hide(self)
         return self._prepared[objective]
+
+    def swap(self, name: str, rows: Tensor) -> None:
+        """In the masked batch row i gets input `name` of row `rows[i]`, (B,); what is hidden is hidden in that one."""
+        known = self.paired.inputs
+        assert all(self.hidden[one] is known[one] for one in known), "an input is swapped after something was hidden"
+        given = self.paired.inputs[name]
+        taken = _taken(given, rows)
+        self.paired = self.paired._replace(
+            inputs={**self.paired.inputs, name: taken},
+            present={**self.paired.present, name: self.paired.present[name][rows]},
+        )
+        self.hidden[name] = taken
 
     def same(self, first: str, second: str) -> Tensor | None:
         """(B, B) bool, where the first input of row i is beside the second of row j in this batch; see `belongs`."""
@@ -98,13 +111,17 @@ class JointObjective(nn.Module):
     """A loss with its settings, and weights of its own where it learns some. Losses add up, each times its weight."""
 
     weight: float
+    swaps: bool = False  # whether `hide` swaps inputs between rows, which comes before any hiding
 
     def heads(self, config: MultimodalConfig, features: Features) -> dict[str, PretrainingHeadConfig]:
         """Heads that the model must have in `pretraining`, by name; one that it has already may differ in settings."""
         return {}
 
     def hide(self, step: JointStep) -> Any:
-        """Change `step.hidden`, and give back what `step` needs to know of it."""
+        """Change `step.hidden`, and give back what `step` needs to know of it.
+
+        What is to be found again is that of `step.paired`.
+        """
         return None
 
     def step(self, step: JointStep) -> StepResult:
@@ -128,9 +145,14 @@ class Joint(nn.Module):
         needed = {name: head for one in self._each() for name, head in one.heads(config, features).items()}
         return {name: _kept(name, head, config.pretraining.get(name)) for name, head in needed.items()}
 
-    def forward(self, step: JointStep) -> StepResult:
-        for objective in self._each():
+    def prepare(self, step: JointStep) -> list[Any]:
+        """What each objective's `hide` gave."""
+        for objective in sorted(self._each(), key=lambda one: not one.swaps):
             step.prepare(objective)
+        return [step.prepare(objective) for objective in self._each()]
+
+    def forward(self, step: JointStep) -> StepResult:
+        self.prepare(step)
         results = [(objective.weight, objective.step(step)) for objective in self._each()]
         loss = torch.stack([weight * result.loss for weight, result in results]).sum()
         return StepResult(loss, {name: value for _, result in results for name, value in result.log.items()})
@@ -157,6 +179,13 @@ def _kept(name: str, needed: PretrainingHeadConfig, there: PretrainingHeadConfig
 
 def _listed(settings: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+def _taken(given: Input, rows: Tensor) -> Input:
+    if isinstance(given, Tensor):
+        return given[rows]
+    parts: list[Any] = [None if part is None else part[rows] for part in given]
+    return type(given)(*parts)
 
 
 def fingerprints(given: Input) -> Tensor:

@@ -130,7 +130,7 @@ class _Picture(JointObjective):
         if places is None:  # a batch may lack an input altogether
             nothing = head(sequence[:0, 0])
             return nothing, nothing.detach()
-        cells = patchify(step.batch.inputs[self.input], self.side(step))  # type: ignore[arg-type]
+        cells = patchify(step.paired.inputs[self.input], self.side(step))  # type: ignore[arg-type]
         places = places & step.masked.present[self.input][:, None]
         return head(cell_states(sequence, cells.shape[1])[places]).float(), cells[places]
 
@@ -146,7 +146,7 @@ class MaskedImage(_Picture):
             return None
         side = self.side(step)
         cells = (pixels.shape[2] // side) * (pixels.shape[3] // side)
-        hidden = lowest(step.uniform(len(pixels), cells), self.rate) & step.batch.present[self.input][:, None]
+        hidden = lowest(step.uniform(len(pixels), cells), self.rate) & step.paired.present[self.input][:, None]
         step.hidden[self.input] = hide_cells(pixels, hidden, side)
         return hidden
 
@@ -167,7 +167,7 @@ class Denoising(_Picture):
             return None
         step.hidden[self.input] = pixels + self.std * step.normal(pixels)
         cells = (pixels.shape[2] // self.side(step)) * (pixels.shape[3] // self.side(step))
-        return step.batch.present[self.input][:, None].expand(-1, cells)
+        return step.paired.present[self.input][:, None].expand(-1, cells)
 
     def step(self, step: JointStep) -> StepResult:
         found, cells = self.found(step, step.prepare(self))

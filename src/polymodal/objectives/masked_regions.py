@@ -77,7 +77,7 @@ class MaskedRegions(JointObjective):
         if not isinstance(regions, Regions):
             return None  # a batch may lack an input altogether
         chosen, fate = step.uniform(2, *regions.mask.shape)
-        places: Tensor = (chosen < self.config.rate) & regions.mask & step.batch.present[self.config.input][:, None]
+        places: Tensor = (chosen < self.config.rate) & regions.mask & step.paired.present[self.config.input][:, None]
         zeroed = places & (fate < 0.9)  # one in ten stays as it is
         step.hidden[self.config.input] = regions._replace(features=regions.features.masked_fill(zeroed[..., None], 0.0))
         return places
@@ -85,7 +85,7 @@ class MaskedRegions(JointObjective):
     def step(self, step: JointStep) -> StepResult:
         places = step.prepare(self)
         sequence = step.masked.fused.tokens[self.config.input].sequence
-        given = step.batch.inputs.get(self.config.input)
+        given = step.paired.inputs.get(self.config.input)
         if places is None or not isinstance(given, Regions):
             states, places = sequence[:0], torch.zeros(0, sequence.shape[1], dtype=torch.bool, device=sequence.device)
             target = sequence.new_zeros(0, 0)

@@ -96,7 +96,7 @@ class MaskedText(JointObjective):
         words = Vocabulary(self.mask, self.special, self.continues, self.ends)
         draws = step.uniform(3, *text.ids.shape)
         ids, places = hide_text(text, words, self.config.rate, self.config.whole_words, draws[0], draws[1:])
-        places &= step.batch.present[self.config.input][:, None]
+        places &= step.paired.present[self.config.input][:, None]
         step.hidden[self.config.input] = Text(torch.where(places, ids, text.ids), text.mask)
         return places
 
@@ -107,7 +107,7 @@ class MaskedText(JointObjective):
             ids, read = torch.zeros(0, dtype=torch.int64, device=states.device), states[:0, 0]
         else:
             places = places & step.masked.present[self.config.input][:, None]
-            ids, read = step.batch.inputs[self.config.input].ids[places], states[places]  # type: ignore[union-attr]
+            ids, read = step.paired.inputs[self.config.input].ids[places], states[places]  # type: ignore[union-attr]
         logits = step.model.pretraining[self.config.head](read)
         loss = masked_text_loss(logits, ids)
         right = (logits.argmax(1) == ids).float().sum() / max(1, len(ids))

@@ -1,8 +1,10 @@
 """Matching and contrast of two inputs: do these two belong together?
 
 Source: Li et al. 2021, arXiv:2107.07651 (ALBEF), sections 3.2: contrast before the fusion, matching after it, with
-negatives from the batch that are drawn the more often the more alike the contrast finds them. 1 says that a pair
-belongs together, as LXMERT has it and ALBEF; in ViLBERT's files 0 does.
+negatives from the batch that are drawn the more often the more alike the contrast finds them; or, as in ViLBERT
+(arXiv:1908.02265, code jiasenlu/vilbert_beta) and LXMERT (arXiv:1908.07490), half of the texts swapped in the very
+batch in which words and regions are masked, so that one pass of the model serves all. 1 says that a pair belongs
+together, as LXMERT has it and ALBEF; in ViLBERT's files 0 does.
 Shapes: B rows; N pairs that do not belong together.
 """
 
@@ -48,7 +50,9 @@ class MatchingConfig(_TwoInputs):
     kind: Literal["matching"] = "matching"
     head: str = "matching"  # its name in `model.pretraining`, and of the loss in logs
     contrast: str = "contrastive"  # the head whose likeness chooses negatives; without it all are as likely
-    negatives: Literal["both", "first", "second"] = "both"  # which input is swapped for another row's
+    # Which input is swapped for another row's, of every row in passes of its own; "swap": the second input of half of
+    # the rows, any other row's alike, in the pass of the masked objectives.
+    negatives: Literal["both", "first", "second", "swap"] = "both"
 
     def build(self, known: Known) -> "Matching":
         self.check(self.kind, known.features)
@@ -84,20 +88,45 @@ class Matching(JointObjective):
         super().__init__()
         self.config = config
         self.weight = config.weight
+        self.swaps = config.negatives == "swap"
 
     def heads(self, config: MultimodalConfig, features: Features) -> dict[str, PretrainingHeadConfig]:
         return {self.config.head: MatchingHeadConfig()}
 
+    def hide(self, step: JointStep) -> Tensor | None:
+        """(B,) bool, whose second input is another row's; None where nothing is swapped here."""
+        if not self.swaps or not {self.config.first, self.config.second} <= step.batch.inputs.keys():
+            return None
+        both = step.batch.present[self.config.first] & step.batch.present[self.config.second]
+        allowed = self._allowed(step, both) & (step.uniform(len(both)) < 0.5)[:, None]
+        rows, others = draw_negatives(torch.zeros(allowed.shape, device=allowed.device), allowed, step.draw)
+        order = torch.arange(len(both), device=both.device)
+        order[rows] = others
+        step.swap(self.config.second, order)
+        return allowed.any(1)
+
     def step(self, step: JointStep) -> StepResult:
-        head, name = step.model.pretraining[self.config.head], self.config.head
+        if not self.swaps:
+            return self._loss(step, *self._apart(step))
+        swapped, present = step.prepare(self), step.masked.present
+        both = present[self.config.first] & present[self.config.second]
+        belong = both if swapped is None else both & ~swapped
+        return self._loss(step, step.masked.fused.pooled[both], belong[both])
+
+    def _apart(self, step: JointStep) -> tuple[Tensor, Tensor]:
+        """Joint states (N, W) of pairs in passes of their own, and which of them belong together (N,)."""
         present = step.encoded.present
         both = present[self.config.first] & present[self.config.second]
         firsts, seconds, others = self.negatives(step, both)
         states = [step.fused.pooled[both]]
         if len(firsts):
             states.append(self._swapped(step, firsts, seconds, others).pooled)
-        logits = head(torch.cat(states)).float()
-        labels = (torch.arange(len(logits), device=logits.device) < len(states[0])).long()
+        joined = torch.cat(states)
+        return joined, torch.arange(len(joined), device=joined.device) < len(states[0])
+
+    def _loss(self, step: JointStep, states: Tensor, belong: Tensor) -> StepResult:
+        name = self.config.head
+        logits, labels = step.model.pretraining[name](states).float(), belong.long()
         loss = _matching_loss(logits, labels)
         said = logits.argmax(1) if logits.shape[1] == 2 else (logits[:, 0] > 0).long()
         right = (said == labels).float().sum() / max(1, len(labels))
@@ -120,6 +149,12 @@ class Matching(JointObjective):
             found.append((other, row, row))
         firsts, seconds, others = (torch.cat(rows) for rows in zip(*found, strict=True))
         return firsts, seconds, others
+
+    def _allowed(self, step: JointStep, both: Tensor) -> Tensor:
+        """(B, B) bool, which second input does not belong to which first one."""
+        itself = torch.eye(len(both), dtype=torch.bool, device=both.device)
+        same = step.same(self.config.first, self.config.second)
+        return both[:, None] & both & ~(itself if same is None else same | itself)
 
     @torch.no_grad()
     def _likeness(self, step: JointStep, allowed: Tensor) -> Tensor:
