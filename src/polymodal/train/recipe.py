@@ -214,7 +214,11 @@ def resolved(source: "str | Path | RunConfig | Mapping[str, Any]", overrides: It
 
 
 def lower_is_better(metric: str) -> bool:
-    return metric.rpartition("/")[2] in ("loss", "rmse", "mae", "ece", "brier", "nll")
+    """Whether a metric of a target ("price/mae"), of retrieval, or of an objective is an error."""
+    target, _, name = metric.rpartition("/")
+    if target:
+        return name in ("rmse", "mae", "ece", "brier", "nll")
+    return metric != "score" and not metric.startswith("R@") and not metric.endswith("_accuracy")
 
 
 def recipe_names() -> list[str]:

@@ -1,5 +1,6 @@
 """When checkpoints are written, and how a run stops."""
 
+import math
 import shutil
 import signal
 import threading
@@ -90,6 +91,8 @@ class Checkpoints(Checkpoint):
             raise Interrupted
 
     def _is_better(self, value: float, index: Index) -> bool:
+        if math.isnan(value):
+            return False  # an AUROC of one class
         if index.best is None or index.best_value is None:
             return True
         return value < index.best_value if lower_is_better(self.metric) else value > index.best_value

@@ -15,6 +15,7 @@ from polymodal.models.multimodal import Multimodal
 from polymodal.train import fit, resume, run
 from polymodal.train.log import TIMES, read_log
 from polymodal.train.multimodal import MultimodalJob
+from polymodal.train.recipe import lower_is_better
 from polymodal.train.saving import Checkpoints
 from tests.train.multimodal import table
 
@@ -56,6 +57,26 @@ def test_a_run_leaves_an_artifact_that_says_all(whole: Path) -> None:
     log = read_log(whole / "log.jsonl")
     assert {"loss", "price_loss", "color_loss"} <= log[0].keys()
     assert {"val/loss", "val/score", "val/price/r2", "val/color/accuracy"} <= log[-1].keys()
+
+
+def test_the_log_has_each_objective_of_validations_too(whole: Path) -> None:
+    line = read_log(whole / "log.jsonl")[-1]
+    assert line["val/price_loss"] + line["val/color_loss"] == pytest.approx(line["val/supervised"], rel=1e-5)
+
+
+def test_a_metric_that_nothing_measures_is_refused(rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r'trainer.metric: "price/mea" is not measured; did you mean "price/mae"\?'):
+        fit(table.recipe(rows, metric="price/mea", epochs=1), out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("metric", ["loss", "price/mae", "masked_text", "supervised"])
+def test_of_errors_the_lower_is_better(metric: str) -> None:
+    assert lower_is_better(metric)
+
+
+@pytest.mark.parametrize("metric", ["score", "R@5", "color/accuracy", "masked_text_accuracy"])
+def test_of_other_metrics_the_higher_is_better(metric: str) -> None:
+    assert not lower_is_better(metric)
 
 
 def test_the_recipe_of_a_run_runs_again_to_the_same_numbers(whole: Path, tmp_path: Path) -> None:
@@ -219,3 +240,10 @@ def test_two_processes_validate_all_rows_together(rows: Path, tmp_path: Path) ->
     assert done.metrics["validation"]["color"]["rows"] == 8
     predicted = load_predictor(done.folder).predict(rows)
     assert len(predicted.predictions) == 48
+
+
+@pytest.mark.parametrize("balance", ["uncertainty", "gradnorm"])
+def test_a_loss_with_learned_weights_is_not_watched(rows: Path, balance: str) -> None:
+    changes = [f"objectives=[{{kind: supervised, balance: {balance}}}]", "trainer.metric=loss"]
+    with pytest.raises(ConfigError, match=f'"loss" says nothing under balance "{balance}"'):
+        run.plan(table.recipe(rows), overrides=changes)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from polymodal.errors import ConfigError, did_you_mean
 from polymodal.features import Features
 from polymodal.metrics.supervised import MAIN_METRIC, report
 from polymodal.models.multimodal import Multimodal
@@ -19,8 +20,8 @@ from polymodal.types import Batch
 class MultimodalTraining(Training):
     """A model, its objectives and its trainer's settings.
 
-    `measured` has loss, score (the mean of the targets' main metrics, where there are targets) and every metric as
-    "target/metric"; `report` has each target's metrics in full.
+    `measured` has loss, score (the mean of the targets' main metrics, where there are targets), every metric as
+    "target/metric", and what the objectives log; `report` has each target's metrics in full.
     """
 
     model: Multimodal
@@ -89,7 +90,24 @@ class MultimodalTraining(Training):
             for metric, value in self.report[name].items()
             if isinstance(value, float)
         }
+        self.measured |= {name: value for name, value in means.items() if name not in self.measured}
+        self._check_watched()
         self.log_dict(self.measured, logger=False)  # for early stopping; the log has its own way
+
+    def _check_watched(self) -> None:
+        """
+        Raises:
+            ConfigError: `trainer.metric` is nothing that is measured.
+        """
+        metric = self.config.metric
+        target, _, name = metric.rpartition("/")
+        if name in self.report.get(target, {}):
+            self.measured.setdefault(metric, float("nan"))  # not defined on these rows, as an AUROC of one class
+        if metric not in self.measured:
+            raise ConfigError(
+                f'trainer.metric: "{metric}" is not measured{did_you_mean(metric, self.measured)}; there are: '
+                f"{', '.join(self.measured)}"
+            )
 
     def _measure(self, name: str) -> dict[str, Any]:
         """The target's metrics on what this validation has seen."""

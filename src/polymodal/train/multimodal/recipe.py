@@ -102,7 +102,7 @@ class MultimodalTrainer(TrainerConfig):
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[Fraction, Fraction] = (0.9, 0.98)
     warmup: float = Field(0.1, ge=0)
-    metric: str = "score"  # the mean of the targets' main metrics; or loss, or one such as defect/auroc
+    metric: str = "score"  # the mean of the targets' main metrics; or loss, defect/auroc, masked_text_accuracy
 
     @model_validator(mode="after")
     def _whole(self) -> "MultimodalTrainer":
@@ -121,6 +121,13 @@ class MultimodalRecipe(RunConfig):
     @model_validator(mode="after")
     def _learns(self) -> "MultimodalRecipe":
         kinds = [objective.kind for objective in self.objectives]
+        for objective in self.objectives:
+            if isinstance(objective, SupervisedConfig) and objective.balance.kind in ("uncertainty", "gradnorm"):
+                if self.trainer.metric == "loss":
+                    raise ValueError(
+                        f'trainer.metric "loss" says nothing under balance "{objective.balance.kind}", whose weights are '
+                        'learned and can bring it below 0; watch "score", or "supervised", the plain sum'
+                    )
         if not self.data.targets and "supervised" in kinds:
             raise ValueError("nothing to learn: name data.targets (`--target price`), or objectives as masked_text")
         return self
