@@ -77,7 +77,8 @@ def test_the_page_speaks_chinese(report: Report) -> None:
 
 
 def test_every_word_is_used_and_has_both_languages() -> None:
-    source = Path("src/polymodal/evaluate/templates/report.html").read_text("utf-8")
+    templates = Path("src/polymodal/evaluate/templates")
+    source = "".join((templates / name).read_text("utf-8") for name in ("report.html", "parts.html"))
     named = {"accuracy", "top5", "f1_macro", "median_rank", "mean_rank", "image_to_text", "text_to_image"}  # in results
     named |= {"zero-shot", "probe", "knn", "matched", "unmatched", "hits", "misses", "hits_note", "misses_note"}
     unused = {key for key in WORDS if key not in named and not re.search(rf'word\.{key}\b|"{key}"', source)}

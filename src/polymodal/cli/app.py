@@ -17,6 +17,8 @@ VERBS = {
     "fit": "Train a model by a recipe on a table.",
     "compare": "Train several fusions alike on a table, and each input alone; say which is best.",
     "evaluate": "Measure a model on a table; write report.json and report.html.",
+    "ablate": "Measure what each input of a model is worth: metrics of every subset of inputs.",
+    "predict": "Predict the targets of every row of a table, or of one row by hand.",
     "embed": "Turn the pictures or texts of a table into vectors.",
     "query": "Ask a table: text or picture in, nearest pictures or texts out.",
     "classify": "Name pictures by labels the model was never trained on (zero-shot).",

@@ -65,3 +65,18 @@ def say_faults(faults: Sequence[object], where: str, shown: int = 5) -> None:
         say(f"  {fault}")
     if len(faults) > shown:
         say(f"  and {len(faults) - shown} more; `polymodal check` lists them")
+
+
+def split_exclusions(written: Sequence[str]) -> dict[str, list[str]]:
+    """Values by column, of `category=Flags` for each option `--exclude`.
+
+    Raises:
+        ConfigError: one is not written so.
+    """
+    found: dict[str, list[str]] = {}
+    for one in written:
+        name, sign, value = one.partition("=")
+        if not (name and sign and value):
+            raise ConfigError(f'--exclude "{one}": wanted COLUMN=VALUE, for instance category=Flags')
+        found.setdefault(name, []).append(value)
+    return found

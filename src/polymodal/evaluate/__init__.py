@@ -1,4 +1,7 @@
-"""Artifact + manifest -> report: retrieval, zero-shot classification, linear probe and k-NN, with confidence intervals.
+"""Artifact + manifest -> report with confidence intervals.
+
+Of a model of pictures and texts: retrieval, zero-shot classification, linear probe and k-NN. Of a model that predicts:
+every target, and what each input is worth (`ablate`).
 
 `polymodal.evaluate` is this room and, by custom of `pm.evaluate(...)`, its one function too: the module can be called.
 """
@@ -7,10 +10,13 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from polymodal.evaluate.ablation import Ablation, ablate
+from polymodal.evaluate.either import evaluate
 from polymodal.evaluate.report import Report
-from polymodal.evaluate.run import TASKS, evaluate
+from polymodal.evaluate.run import TASKS
+from polymodal.evaluate.targets_report import TargetsReport
 
-__all__ = ["TASKS", "Report", "evaluate"]
+__all__ = ["TASKS", "Ablation", "Report", "TargetsReport", "ablate", "evaluate"]
 
 
 class _Callable(ModuleType):

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter
 
 COLORS = {"image_to_text": "#3b82f6", "text_to_image": "#ea7317", "matched": "#16a37b", "unmatched": "#9a8ea6"}
-_TEXT = "#010203"  # stands for the page's text color until the SVG is written
+INK = "#010203"  # stands for the page's text color until the SVG is written
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none", "text.color": _TEXT, "axes.labelcolor": _TEXT, "axes.edgecolor": _TEXT,
-    "xtick.color": _TEXT, "ytick.color": _TEXT, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
+    "svg.fonttype": "none", "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK,
+    "xtick.color": INK, "ytick.color": INK, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
     "axes.linewidth": 0.6,
 }  # fmt: skip
 
@@ -41,9 +41,9 @@ def recall_plot(ways: Mapping[str, Any]) -> str:
         axes.set_ylim(0, 1.02)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_xlabel("k")
-        axes.grid(alpha=0.15, color=_TEXT)
+        axes.grid(alpha=0.15, color=INK)
 
-    return _svg("recall", draw)
+    return svg("recall", draw)
 
 
 def ranks_plot(ways: Mapping[str, Any]) -> str:
@@ -59,7 +59,7 @@ def ranks_plot(ways: Mapping[str, Any]) -> str:
         axes.set_xticks(range(len(names)), names, rotation=35 if len(names) > 6 else 0)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
-    return _svg("ranks", draw)
+    return svg("ranks", draw)
 
 
 def cosines_plot(cosines: Mapping[str, Any]) -> str:
@@ -73,22 +73,23 @@ def cosines_plot(cosines: Mapping[str, Any]) -> str:
             axes.stairs([count / total for count in counts], edges, color=COLORS[kind], linewidth=1.4)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
-    return _svg("cosines", draw)
+    return svg("cosines", draw)
 
 
 def _range(low: int, high: int) -> str:
     return str(low) if high - low == 1 else f"{low}–{high - 1}"
 
 
-def _svg(name: str, draw: Callable[[Axes], None]) -> str:
+def svg(name: str, draw: Callable[[Axes], None]) -> str:
+    """What `draw` puts on the axes; `name` makes its ids differ from those of other plots of a page."""
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=(4.2, 2.9), layout="constrained")
         draw(figure.add_subplot())
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    svg = file.getvalue()
+    drawn = file.getvalue()
     return (
-        svg[svg.index("<svg") :]
-        .replace(_TEXT, "currentColor")
+        drawn[drawn.index("<svg") :]
+        .replace(INK, "currentColor")
         .replace("'DejaVu Sans', 'Bitstream Vera Sans'", "inherit")
     )

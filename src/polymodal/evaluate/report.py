@@ -3,12 +3,13 @@
 import base64
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from polymodal.data.decode import open_image
 from polymodal.data.manifest import Manifest
@@ -24,7 +25,7 @@ PER_CLASS_SHOWN = 40
 @dataclass(frozen=True)
 class Report:
     data: dict[str, Any]  # what report.json holds
-    pictures: dict[int, str]  # row -> the thumbnail of an example as a data: address
+    pictures: Mapping[Any, str]  # row -> the thumbnail of an example as a data: address
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -113,7 +114,11 @@ def thumbnails(manifest: Manifest, retrieval: dict[str, Any] | None) -> dict[int
 
 
 def _thumbnail(manifest: Manifest, row: int) -> str:
-    picture = open_image(manifest.image_reference(row), manifest.root)
+    return small(open_image(manifest.image_reference(row), manifest.root))
+
+
+def small(picture: Image.Image) -> str:
+    """A thumbnail of an upright picture, which is made small itself, as a data: address."""
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=80)

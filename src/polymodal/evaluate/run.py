@@ -1,4 +1,4 @@
-"""`evaluate`: which tasks can be done on this table, and doing them."""
+"""`evaluate` for a model of pictures and texts: which tasks can be done on this table, and doing them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from polymodal.data.manifest import Manifest
-from polymodal.engine import Engine, load_engine
+from polymodal.engine import Engine
 from polymodal.errors import ConfigError, DataError, did_you_mean
 from polymodal.evaluate import classify, retrieve
 from polymodal.evaluate.report import Report, thumbnails
@@ -19,8 +19,8 @@ TASKS = ("retrieval", "zero-shot", "probe", "knn")
 MOST_SUBSETS = 40
 
 
-def evaluate(
-    artifact: str | Path | Engine,
+def evaluate_pairs(
+    engine: Engine,
     table: str | Path | Manifest,
     *,
     image: str | None = None,
@@ -39,10 +39,9 @@ def evaluate(
     lang: str = "en",
     progress: bool = False,
 ) -> Report:
-    """Measure a model on a table.
+    """Measure a model of pictures and texts on a table.
 
     Args:
-        artifact: a folder, whatever `polymodal.load` takes, or an engine.
         table: a file or folder, whatever `Manifest.read` takes, or a manifest.
         image: the column of pictures, and
         text: the column or columns of captions or names, where they are not to be found by themselves.
@@ -66,7 +65,6 @@ def evaluate(
     """
     asked = _asked(tasks)
     _refuse_nonsense(k, candidates, lang)
-    engine = artifact if isinstance(artifact, Engine) else load_engine(artifact)
     manifest = table if isinstance(table, Manifest) else Manifest.read(table, image=image, text=text, images=images)
     work = Work(
         engine, manifest, split=split, exclude=exclude or {}, candidates=candidates, seed=seed, progress=progress
