@@ -121,13 +121,12 @@ class MultimodalRecipe(RunConfig):
     @model_validator(mode="after")
     def _learns(self) -> "MultimodalRecipe":
         kinds = [objective.kind for objective in self.objectives]
-        for objective in self.objectives:
-            if isinstance(objective, SupervisedConfig) and objective.balance.kind in ("uncertainty", "gradnorm"):
-                if self.trainer.metric == "loss":
-                    raise ValueError(
-                        f'trainer.metric "loss" says nothing under balance "{objective.balance.kind}", whose weights are '
-                        'learned and can bring it below 0; watch "score", or "supervised", the plain sum'
-                    )
+        balances = [one.balance.kind for one in self.objectives if isinstance(one, SupervisedConfig)]
+        if self.trainer.metric == "loss" and (learned := {"uncertainty", "gradnorm"}.intersection(balances)):
+            raise ValueError(
+                f'trainer.metric "loss" says nothing under balance "{learned.pop()}", whose weights are learned and can '
+                'bring it below 0; watch "score", or "supervised", the plain sum'
+            )
         if not self.data.targets and "supervised" in kinds:
             raise ValueError("nothing to learn: name data.targets (`--target price`), or objectives as masked_text")
         return self
