@@ -1,0 +1,151 @@
+"""Spoken prompts and their words in one space: which of a hundred texts was said, and which sound says a text?
+
+    python examples/speech/build.py speech.parquet
+    python examples/speech/demo.py speech.parquet --out speech-demo
+
+Five models, each trained on four fifths of the texts and asked about the fifth that it has not heard. A long text takes
+long to say, so a ruler stands beside the models: how far does length alone get?
+"""
+
+import argparse
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import polymodal as pm
+from polymodal.engine.predict import Predictor
+from polymodal.metrics.chance import retrieval_chance
+from polymodal.metrics.intervals import bootstrap, mean_of
+from polymodal.metrics.retrieval import median_rank, ranks
+
+RECIPE = Path(__file__).with_name("recipe.yaml")
+FOLDS = 5
+CUTOFFS = (1, 5, 10)
+WAYS = ("speech to text", "text to speech")
+
+console = Console()
+
+
+class Fold(NamedTuple):
+    """C clips and T different texts that were not trained on."""
+
+    clips: Tensor  # (C, D) unit vectors
+    texts: Tensor  # (T, D)
+    pairs: Tensor  # (C, T) bool, which clip says which text
+    by_length: Tensor  # (C, T) how well a clip's length fits a text's, higher is better
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path, help="speech.parquet, as build.py writes it")
+    parser.add_argument("--out", type=Path, default=Path("speech-demo"), help="folder of everything that is made")
+    parser.add_argument("--folds", type=int, default=FOLDS, help="how many of the five models to train")
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="changes to the recipe")
+    options = parser.parse_intermixed_args()
+    started = time.perf_counter()
+    folds = [
+        hold_out(options.table, fold, options.out / f"fold-{fold}", options.changes) for fold in range(options.folds)
+    ]
+    found = summarize(folds)
+    console.print(shown(found))
+    seconds = time.perf_counter() - started
+    console.print(f"{seconds / 60:.1f} minutes in all; the models: {options.out}/fold-*/artifact")
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "speech.json").write_text(json.dumps(found | {"seconds": seconds}, indent=1), encoding="utf-8")
+
+
+def hold_out(table: Path, fold: int, out: Path, changes: list[str]) -> Fold:
+    """Train on the other folds, and embed this one."""
+    others = json.dumps([str(other) for other in range(FOLDS) if other != fold])
+    run = pm.fit(RECIPE, table, out=out, overrides=[f"data.train={others}", f'data.test=["{fold}"]', *changes])
+    model = pm.load(run.artifact)
+    assert isinstance(model, Predictor)
+    rows = pm.Manifest.read(table, split_column="fold")
+    held = np.asarray(rows.column("fold").to_pylist()) == str(fold)
+    return embed(model, rows.select(held), rows.select(~held))
+
+
+def embed(model: Predictor, rows: pm.Manifest, trained_on: pm.Manifest) -> Fold:
+    """A text that stands at several clips is one text, and each of them is right."""
+    prepared = model.rows(rows)
+    clips, texts, lengths = [], [], []
+    with torch.inference_mode():
+        for start in range(0, len(rows), 32):
+            batch = prepared.batch(np.arange(start, min(start + 32, len(rows))))
+            first, second, _ = model.model.pretraining["contrastive"](model.run(batch).tokens)
+            clips.append(first)
+            texts.append(second)
+            lengths.append(batch.inputs["audio"].mask.sum(1))  # type: ignore[union-attr]  # frames of 10 ms
+    words = [plain(text) for text in rows.column("text").to_pylist()]
+    each = sorted(set(words))
+    where = torch.tensor([words.index(text) for text in each])
+    pairs = torch.tensor([[text == other for other in each] for text in words])
+    letters = torch.tensor([len(text) for text in each])
+    return Fold(torch.cat(clips), torch.cat(texts)[where], pairs, ruler(torch.cat(lengths), letters, model, trained_on))
+
+
+def ruler(frames: Tensor, letters: Tensor, model: Predictor, trained_on: pm.Manifest) -> Tensor:
+    """-|frames - (a letters + b)| of every clip and text; a and b by least squares over the training clips."""
+    prepared = model.rows(trained_on)
+    heard = [prepared.batch([place]).inputs["audio"].mask.sum().item() for place in range(len(trained_on))]  # type: ignore[union-attr]
+    read = [len(plain(text)) for text in trained_on.column("text").to_pylist()]
+    slope, start = np.polyfit(read, heard, 1)
+    return -(frames[:, None] - (slope * letters + start)).abs()
+
+
+def plain(text: str) -> str:
+    """The words alone, so that "Goodbye!" and "goodbye" are one text."""
+    return " ".join(re.findall(r"[a-z0-9']+", text.lower()))
+
+
+def summarize(folds: list[Fold]) -> dict[str, Any]:
+    """R@k over the questions of all folds, each among the candidates of its own, with the ruler's and chance's."""
+    found: dict[str, Any] = {"folds": len(folds)}
+    for way in WAYS:
+        turn = (lambda scores: scores) if way == WAYS[0] else (lambda scores: scores.T)
+        model = torch.cat([ranks(turn(fold.clips @ fold.texts.T), turn(fold.pairs)) for fold in folds])
+        length = torch.cat([ranks(turn(fold.by_length), turn(fold.pairs)) for fold in folds])
+        asked = [turn(fold.pairs).shape for fold in folds]
+        guess = [
+            retrieval_chance(turn(fold.pairs).sum(1).tolist(), turn(fold.pairs).shape[1], CUTOFFS) for fold in folds
+        ]
+        shares = np.array([queries for queries, _ in asked]) / len(model)
+        found[way] = {
+            "questions": len(model),
+            "candidates": [items for _, items in asked],
+            "median_rank": median_rank(model),
+            "model": {f"R@{k}": with_interval(model, k) for k in CUTOFFS},
+            "length": {f"R@{k}": with_interval(length, k) for k in CUTOFFS},
+            "chance": {f"R@{k}": float(shares @ [one[f"R@{k}"] for one in guess]) for k in CUTOFFS},
+        }
+    return found
+
+
+def with_interval(places: Tensor, k: int) -> dict[str, float]:
+    hits = (places <= k).numpy()
+    return {"value": float(hits.mean()), **bootstrap(mean_of(hits), len(hits))._asdict()}
+
+
+def shown(found: dict[str, Any]) -> Table:
+    table = Table(title="prompts that were not heard in training, in their own fold")
+    for heading in ("asked", "questions", "by", *(f"R@{k}" for k in CUTOFFS)):
+        table.add_column(heading, justify="left" if heading in ("asked", "by") else "right")
+    for way in WAYS:
+        one = found[way]
+        for by in ("model", "length"):
+            cells = [f"{v['value']:.1%} ({v['low']:.1%} to {v['high']:.1%})" for v in one[by].values()]
+            table.add_row(way, str(one["questions"]), by, *cells)
+        table.add_row(way, str(one["questions"]), "chance", *(f"{value:.1%}" for value in one["chance"].values()))
+    return table
+
+
+if __name__ == "__main__":
+    main()
