@@ -160,7 +160,7 @@ def test_its_errors(config: Any) -> None:
 def test_what_the_configs_refuse() -> None:
     for kind in (RecordConfig, RecordMlpConfig):
         with pytest.raises(ConfigError, match="a record needs at least one column: set numbers or categories"):
-            kind.parse({}, "test")
+            kind.parse({}, "test").build()
         with pytest.raises(ConfigError, match=r"categories\.0: Input should be greater than or equal to 2"):
             kind.parse({"categories": (1,)}, "test")
     with pytest.raises(ConfigError, match=r"width must be a multiple of heads \(3\), got 8"):

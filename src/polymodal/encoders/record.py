@@ -9,11 +9,11 @@ from itertools import accumulate
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from polymodal.config import Config
-from polymodal.errors import ShapeError
+from polymodal.errors import ConfigError, ShapeError
 from polymodal.features import FIRST, MISSING, UNSEEN
 from polymodal.layers.mlp import Activation
 from polymodal.layers.transformer import Transformer
@@ -31,11 +31,14 @@ class _Columns(Config):
     categories: tuple[Annotated[int, Field(ge=FIRST)], ...] = Field((), max_length=10_000)  # codes of each column
     unseen_dropout: float = Field(0.01, ge=0, lt=1)
 
-    @model_validator(mode="after")
-    def _has_columns(self) -> "_Columns":
+    def check(self) -> None:
+        """Called by `build`, for a recipe leaves the columns to the table.
+
+        Raises:
+            ConfigError: there is no column.
+        """
         if not self.numbers and not self.categories:
-            raise ValueError("a record needs at least one column: set numbers or categories")
-        return self
+            raise ConfigError("a record needs at least one column: set numbers or categories")
 
 
 class RecordConfig(_Columns):
@@ -59,6 +62,7 @@ class RecordConfig(_Columns):
             raise ValueError(f"width must be a multiple of heads ({self.heads}), got {self.width}")
 
     def build(self) -> "RecordEncoder":
+        self.check()
         return RecordEncoder(self)
 
 
@@ -73,6 +77,7 @@ class RecordMlpConfig(_Columns):
     dropout: float = Field(0.1, ge=0, lt=1)
 
     def build(self) -> "RecordMlp":
+        self.check()
         return RecordMlp(self)
 
 

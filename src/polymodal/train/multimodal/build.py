@@ -11,7 +11,16 @@ from polymodal.config import Config
 from polymodal.data.fit_features import InputPlan
 from polymodal.encoders import EncoderConfig
 from polymodal.errors import ConfigError, did_you_mean
-from polymodal.features import AudioInput, Features, ImageInput, InputConfig, SeriesInput, TextInput
+from polymodal.features import (
+    FIRST,
+    AudioInput,
+    Features,
+    ImageInput,
+    InputConfig,
+    RecordInput,
+    SeriesInput,
+    TextInput,
+)
 from polymodal.layers.lora import apply_lora, lora_parameters
 from polymodal.layers.transformer import Transformer
 from polymodal.models.heads import HeadConfig, HeadsConfig, LinearHead, TokenLinearHead
@@ -211,6 +220,9 @@ def _fitting(
     match config:
         case TextInput() if tokenizer is not None and not trained:
             changes["vocab_size"] = tokenizer.vocab_size
+        case RecordInput(numbers=numbers, categories=categories) if not trained:
+            codes = tuple(len(column.values) + FIRST for column in categories)
+            changes |= {"numbers": len(numbers), "categories": codes}
         case SeriesInput(means=means) if not trained:
             changes["channels"] = len(means)
         case AudioInput(preprocess=preprocess) if encoder.kind == "whisper" and not trained:
