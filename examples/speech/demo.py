@@ -98,7 +98,7 @@ def ruler(frames: Tensor, letters: Tensor, model: Predictor, trained_on: pm.Mani
     heard = [prepared.batch([place]).inputs["audio"].mask.sum().item() for place in range(len(trained_on))]  # type: ignore[union-attr]
     read = [len(plain(text)) for text in trained_on.column("text").to_pylist()]
     slope, start = np.polyfit(read, heard, 1)
-    return -(frames[:, None] - (slope * letters + start)).abs()
+    return -torch.as_tensor(np.abs(frames.numpy()[:, None] - (slope * letters.numpy() + start)))
 
 
 def plain(text: str) -> str:
@@ -110,23 +110,25 @@ def summarize(folds: list[Fold]) -> dict[str, Any]:
     """R@k over the questions of all folds, each among the candidates of its own, with the ruler's and chance's."""
     found: dict[str, Any] = {"folds": len(folds)}
     for way in WAYS:
-        turn = (lambda scores: scores) if way == WAYS[0] else (lambda scores: scores.T)
-        model = torch.cat([ranks(turn(fold.clips @ fold.texts.T), turn(fold.pairs)) for fold in folds])
-        length = torch.cat([ranks(turn(fold.by_length), turn(fold.pairs)) for fold in folds])
-        asked = [turn(fold.pairs).shape for fold in folds]
-        guess = [
-            retrieval_chance(turn(fold.pairs).sum(1).tolist(), turn(fold.pairs).shape[1], CUTOFFS) for fold in folds
-        ]
-        shares = np.array([queries for queries, _ in asked]) / len(model)
+        asked = [fold if way == WAYS[0] else turned(fold) for fold in folds]
+        model = torch.cat([ranks(one.clips @ one.texts.T, one.pairs) for one in asked])
+        length = torch.cat([ranks(one.by_length, one.pairs) for one in asked])
+        guess = [retrieval_chance(one.pairs.sum(1).tolist(), len(one.texts), CUTOFFS) for one in asked]
+        shares = np.array([len(one.clips) for one in asked]) / len(model)
         found[way] = {
             "questions": len(model),
-            "candidates": [items for _, items in asked],
+            "candidates": [len(one.texts) for one in asked],
             "median_rank": median_rank(model),
             "model": {f"R@{k}": with_interval(model, k) for k in CUTOFFS},
             "length": {f"R@{k}": with_interval(length, k) for k in CUTOFFS},
             "chance": {f"R@{k}": float(shares @ [one[f"R@{k}"] for one in guess]) for k in CUTOFFS},
         }
     return found
+
+
+def turned(fold: Fold) -> Fold:
+    """Texts that ask for clips."""
+    return Fold(fold.texts, fold.clips, fold.pairs.T, fold.by_length.T)
 
 
 def with_interval(places: Tensor, k: int) -> dict[str, float]:
