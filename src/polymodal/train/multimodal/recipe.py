@@ -124,8 +124,8 @@ class MultimodalRecipe(RunConfig):
         balances = [one.balance.kind for one in self.objectives if isinstance(one, SupervisedConfig)]
         if self.trainer.metric == "loss" and (learned := {"uncertainty", "gradnorm"}.intersection(balances)):
             raise ValueError(
-                f'trainer.metric "loss" says nothing under balance "{learned.pop()}", whose weights are learned and can '
-                'bring it below 0; watch "score", or "supervised", the plain sum'
+                f'trainer.metric "loss" says nothing under balance "{learned.pop()}", whose weights are learned and '
+                'can bring it below 0; watch "score", or "supervised", the plain sum'
             )
         if not self.data.targets and "supervised" in kinds:
             raise ValueError("nothing to learn: name data.targets (`--target price`), or objectives as masked_text")
