@@ -16,8 +16,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from polymodal.config import Config
 from polymodal.errors import ConfigError, ShapeError
 from polymodal.fusion.early import initialize_as_bert
-from polymodal.layers.attention import attention_weights, key_mask
+from polymodal.layers.attention import attention_weights
 from polymodal.layers.mlp import Activation, Mlp
+from polymodal.layers.packing import Layout
 from polymodal.layers.pooling import masked_mean
 from polymodal.layers.transformer import Transformer
 from polymodal.types import Fused, Tokens
@@ -89,15 +90,18 @@ class Coattention(nn.Module):
         """
         check_widths(tokens, self.widths)
         given = [tokens[name] for name in self.widths]
-        states, keys = [one.sequence for one in given], [key_mask(one.mask) for one in given]
+        # In training padding is left out; one who wants maps wants them as the tokens came.
+        layouts = [Layout.of(one.mask, pack=self.training and not maps) for one in given]
+        states = [layout.pack(one.sequence) for layout, one in zip(layouts, given, strict=True)]
         first, second = self.widths
         looks: dict[str, Tensor] = {}
         for number, stage in enumerate(self.stages):
             assert isinstance(stage, _Stage)
             if maps:
-                forth, back = stage.connection.weights(states, keys)
+                forth, back = stage.connection.weights(states, layouts)
                 looks |= {f"{first}->{second}.{number}": forth, f"{second}->{first}.{number}": back}
-            states = stage(states, keys, [one.mask for one in given])
+            states = stage(states, layouts)
+        states = [layout.pad(x) for layout, x in zip(layouts, states, strict=True)]
         pairs = zip(self.widths, states, given, strict=True)
         out = {name: Tokens(x, one.mask, masked_mean(x, one.mask)) for name, x, one in pairs}
         return Fused(self._join(states), out, looks)
@@ -126,9 +130,9 @@ class _Stage(nn.Module):
         self.connection = Connection(config, streams)
         self.layers = nn.ModuleList(_own_layers(config, stream, number) for stream in streams)
 
-    def forward(self, states: list[Tensor], keys: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
-        states = self.connection(states, keys)
-        return [layers(x, mask) for layers, x, mask in zip(self.layers, states, masks, strict=True)]
+    def forward(self, states: list[Tensor], layouts: list[Layout]) -> list[Tensor]:
+        states = self.connection(states, layouts)
+        return [layers(x, layout) for layers, x, layout in zip(self.layers, states, layouts, strict=True)]
 
 
 def _own_layers(config: CoattentionConfig, stream: _Stream, number: int) -> Transformer:
@@ -161,20 +165,21 @@ class Connection(nn.Module):
         self.dropout = config.dropout
         self.first, self.second = (_Side(config, stream) for stream in streams)
 
-    def forward(self, states: list[Tensor], keys: list[Tensor]) -> list[Tensor]:
-        """Both streams (B, L, D) behind it; `keys`, of each stream, as `key_mask` gives them."""
-        query1, key1, value1 = self.first.split(states[0])
-        query2, key2, value2 = self.second.split(states[1])
+    def forward(self, states: list[Tensor], layouts: list[Layout]) -> list[Tensor]:
+        """Both streams behind it, each as its layout says: (B, L, D), or (N, D) of its real tokens."""
+        query1, key1, value1 = self.first.split(states[0], layouts[0])
+        query2, key2, value2 = self.second.split(states[1], layouts[1])
         dropout = self.dropout if self.training else 0.0
-        found1 = scaled_dot_product_attention(query1, key2, value2, attn_mask=keys[1], dropout_p=dropout)
-        found2 = scaled_dot_product_attention(query2, key1, value1, attn_mask=keys[0], dropout_p=dropout)
-        return [self.first(states[0], found1), self.second(states[1], found2)]
+        keys1, keys2 = (layout.keys for layout in layouts)
+        found1 = scaled_dot_product_attention(query1, key2, value2, attn_mask=keys2, dropout_p=dropout)
+        found2 = scaled_dot_product_attention(query2, key1, value1, attn_mask=keys1, dropout_p=dropout)
+        return [self.first(states[0], found1, layouts[0]), self.second(states[1], found2, layouts[1])]
 
-    def weights(self, states: list[Tensor], keys: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def weights(self, states: list[Tensor], layouts: list[Layout]) -> tuple[Tensor, Tensor]:
         """How much the first stream looks at the second, (B, H, L, S), and back, (B, H, S, L); rows sum to 1."""
-        query1, key1, _ = self.first.split(states[0])
-        query2, key2, _ = self.second.split(states[1])
-        return attention_weights(query1, key2, keys[1]), attention_weights(query2, key1, keys[0])
+        query1, key1, _ = self.first.split(states[0], layouts[0])
+        query2, key2, _ = self.second.split(states[1], layouts[1])
+        return attention_weights(query1, key2, layouts[1].keys), attention_weights(query2, key1, layouts[0].keys)
 
 
 class _Side(nn.Module):
@@ -190,14 +195,14 @@ class _Side(nn.Module):
         self.norm2 = nn.LayerNorm(stream.width, eps=config.eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def split(self, x: Tensor) -> Tensor:
-        """Queries, keys and values, (3, B, H, L, W / H), of (B, L, D)."""
-        projected: Tensor = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    def split(self, x: Tensor, layout: Layout) -> Tensor:
+        """Queries, keys and values, (3, B, H, L, W / H), of (B, L, D) or packed tokens."""
+        projected: Tensor = layout.pad(self.qkv(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return projected
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """(B, L, D) of itself and of what it found in the other stream, (B, H, L, W / H)."""
-        x = self.norm1(x + self.dropout(self.out(context.transpose(1, 2).flatten(2))))
+    def forward(self, x: Tensor, context: Tensor, layout: Layout) -> Tensor:
+        """As `x` lies, of itself and of what it found in the other stream, (B, H, L, W / H)."""
+        x = self.norm1(x + self.dropout(self.out(layout.pack(context.transpose(1, 2).flatten(2)))))
         out: Tensor = self.norm2(x + self.dropout(self.mlp(x)))
         return out
 

@@ -8,14 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from polymodal.layers.packing import Layout, key_mask
 
-def key_mask(mask: Tensor) -> Tensor:
-    """(B, 1, 1, S) bool for `Attention`, of a (B, S) mask that is True at real tokens.
-
-    A row with nothing in it looks at everything: softmax over nothing is not a number, and whatever such a row gives is
-    masked again where it is pooled.
-    """
-    return (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]
+__all__ = ["Attention", "CrossAttention", "attention_weights", "key_mask"]
 
 
 def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
@@ -39,27 +34,29 @@ class Attention(nn.Module):
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """(B, L, D) of (B, L, D).
+    def forward(self, x: Tensor, mask: Tensor | Layout | None = None, causal: bool = False) -> Tensor:
+        """(B, L, D) of (B, L, D), or (N, D) of (N, D) where a layout says that tokens are packed.
 
         Args:
             mask: as `key_mask` gives it; None when every token is real.
             causal: a token sees itself and those before it.
         """
-        query, key, value = self._split(x)
+        layout = mask if isinstance(mask, Layout) else Layout(mask)
+        query, key, value = self._split(layout.pad(self.qkv(x)))
+        dropout = self.dropout if self.training else 0.0
         mixed = scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=causal, dropout_p=self.dropout if self.training else 0.0
+            query, key, value, attn_mask=layout.keys, is_causal=causal, dropout_p=dropout
         )
-        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = self.out(layout.pack(mixed.transpose(1, 2).flatten(2)))
         return out
 
     def weights(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Who looks at whom, (B, H, L, L); each row of the last dimension sums to 1."""
-        query, key, _ = self._split(x)
+        query, key, _ = self._split(self.qkv(x))
         return attention_weights(query, key, mask)
 
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, L, D / H)
+    def _split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, L, D / H)
         return query, key, value
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from polymodal.layers.attention import Attention, key_mask
+from polymodal.layers.attention import Attention
 from polymodal.layers.mlp import Activation, Mlp
+from polymodal.layers.packing import Layout
 
 
 class Block(nn.Module):
@@ -33,7 +34,7 @@ class Block(nn.Module):
         self.mlp = Mlp(width, mlp_width, act)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | Layout | None, causal: bool) -> Tensor:
         if self.post:
             x = self.norm1(x + self.dropout(self.attention(x, mask, causal)))
             x = self.norm2(x + self.dropout(self.mlp(x)))
@@ -70,19 +71,27 @@ class Transformer(nn.ModuleList):
         self.causal = causal
         self.checkpoint = False
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, L, D) of (B, L, D).
+    def forward(self, x: Tensor, mask: Tensor | Layout | None = None) -> Tensor:
+        """(B, L, D) of (B, L, D); in training what padding says is 0 where that saves time.
 
         Args:
             mask: (B, L), True at real tokens. A causal stack needs none as long as padding stands on the right, where
-                no real token looks; it ignores the mask and keeps the fast path.
+                no real token looks; it ignores the mask and keeps the fast path. A layout: `x` lies as that says, and
+                so does what comes back.
         """
-        keys = key_mask(mask) if mask is not None and not self.causal else None
+        if mask is None or self.causal or len(self) == 0:
+            return self._through(x, None)
+        if isinstance(mask, Layout):
+            return self._through(x, mask)
+        layout = Layout.of(mask, pack=self.training)
+        return layout.pad(self._through(layout.pack(x), layout))
+
+    def _through(self, x: Tensor, mask: Layout | None) -> Tensor:
         for block in self:
-            x = self.run(block, x, keys)
+            x = self.run(block, x, mask)
         return x
 
-    def run(self, block: nn.Module, x: Tensor, keys: Tensor | None) -> Tensor:
+    def run(self, block: nn.Module, x: Tensor, keys: Tensor | Layout | None) -> Tensor:
         """One block of the stack, for those who do something between two; keys as `key_mask` gives them."""
         if self.checkpoint and torch.is_grad_enabled():
             out: Tensor = recompute(block, x, keys, self.causal, use_reentrant=False)

@@ -6,7 +6,7 @@ Shapes: B rows.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -202,6 +202,11 @@ def fingerprints(given: Input) -> Tensor:
 def _hash(values: Tensor, seed: int) -> Tensor:
     flat = values.flatten(1)
     bits = flat.float().contiguous().view(torch.int32) if flat.is_floating_point() else flat
-    draw = torch.Generator().manual_seed(seed)
-    factors = (torch.randint(2**62, (bits.shape[1],), generator=draw) * 2 + 1).to(bits.device)
+    factors = _factors(bits.shape[1], seed).to(bits.device)
     return torch.stack([(row.long() * factors).sum() for row in bits])  # row by row: a batch as int64 is large
+
+
+@lru_cache(maxsize=16)
+def _factors(count: int, seed: int) -> Tensor:
+    """Odd numbers (count,) int64."""
+    return torch.randint(2**62, (count,), generator=torch.Generator().manual_seed(seed)) * 2 + 1
