@@ -71,19 +71,19 @@ def build(out: Path) -> dict[str, int]:
         SystemExit: easy-vqa is not installed.
     """
     data = _package() / "data"
-    tables: dict[str, Iterable[Mapping[str, str]]] = {}
     questions = {part: _questions(data / part / "questions.json") for part in ("train", "test")}
     for part in questions:
         shutil.copytree(data / part / "images", out / part, dirs_exist_ok=True)
-    tables["pretrain.csv"] = captions(scenes(questions["train"]))
-    tables["train.csv"] = [
-        {"image": f"train/{one.picture}.png", "question": one.text, "answer": one.answer, "split": split(one.picture)}
-        for one in questions["train"]
-    ]
-    tables["test.csv"] = [
-        {"image": f"test/{one.picture}.png", "question": one.text, "answer": one.answer} for one in questions["test"]
-    ]
+    tables = {
+        "pretrain.csv": captions(scenes(questions["train"])),
+        "train.csv": (_row("train", one) | {"split": split(one.picture)} for one in questions["train"]),
+        "test.csv": (_row("test", one) for one in questions["test"]),
+    }
     return {name: _write(out / name, rows) for name, rows in tables.items()}
+
+
+def _row(part: str, one: Question) -> dict[str, str]:
+    return {"image": f"{part}/{one.picture}.png", "question": one.text, "answer": one.answer}
 
 
 def split(picture: int) -> str:
@@ -92,7 +92,7 @@ def split(picture: int) -> str:
 
 
 def scenes(questions: Iterable[Question]) -> dict[int, Scene]:
-    """What each picture shows, as far as its questions with their answers tell: 3,542 of the 4,000 training pictures."""
+    """What pictures show, where their questions with the answers tell all of it: 3,542 of the 4,000 for training."""
     known: dict[int, dict[str, str]] = {}
     for one in questions:
         scene = known.setdefault(one.picture, {})

@@ -2,8 +2,8 @@
 
     python examples/vqa/curves.py --data vqa/data --start vqa/pretrained --out vqa/curves
 
-Each point is one training on that many questions, drawn from all training questions; nothing else is labelled, not even a
-validation: what counts is the last step's model on all test questions. The smaller draws are parts of the larger ones.
+Each point is one training on that many questions, drawn from all training questions; nothing else is labelled, not
+even a validation: what counts is the last step's model on all test questions. Smaller draws are parts of larger ones.
 Writes curves.json and curves.png.
 """
 
@@ -85,8 +85,8 @@ def accuracy(predictor: Predictor, table: Path) -> float:
         wanted = [row["answer"] for row in csv.DictReader(stream)]
     outputs = predictor.outputs(predictor.rows(table), batch_size=256)["answer"]
     classes = predictor.features.targets["answer"].classes
-    right = [classes[place] == answer for place, answer in zip(outputs.argmax(1).tolist(), wanted, strict=True)]
-    return sum(right) / len(right)
+    answers = [classes[place] for place in outputs.argmax(1).tolist()]
+    return sum(map(str.__eq__, answers, wanted)) / len(wanted)
 
 
 def enough(curve: Curve) -> int | None:

@@ -1,7 +1,9 @@
-"""Questions about pictures: captions first, then questions with answers, then the test. Commands are shown as one would type them.
+"""Questions about pictures: captions first, then questions with answers, then the test. Commands are shown.
 
     pip install "polymodal[examples]"
     python examples/vqa/demo.py --out vqa
+
+README.md says what each step is for and what comes out.
 """
 
 import argparse
