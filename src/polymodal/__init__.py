@@ -12,17 +12,30 @@ from polymodal.version import __version__
 
 if TYPE_CHECKING:
     from polymodal.data.manifest import Manifest
-    from polymodal.engine import Engine, load
-    from polymodal.evaluate import evaluate
+    from polymodal.engine import Engine, Predictor, load
+    from polymodal.evaluate import ablate, evaluate
     from polymodal.evaluate.comparison import compare
     from polymodal.train import fit
 
-__all__ = ["Engine", "Manifest", "PolymodalError", "__version__", "compare", "evaluate", "fit", "load"]
+__all__ = [
+    "Engine",
+    "Manifest",
+    "PolymodalError",
+    "Predictor",
+    "__version__",
+    "ablate",
+    "compare",
+    "evaluate",
+    "fit",
+    "load",
+]
 
 _HOMES = {
     "Engine": "polymodal.engine",
     "Manifest": "polymodal.data.manifest",
     "compare": "polymodal.evaluate.comparison",
+    "Predictor": "polymodal.engine",
+    "ablate": "polymodal.evaluate",
     "evaluate": "polymodal.evaluate",
     "fit": "polymodal.train",
     "load": "polymodal.engine",

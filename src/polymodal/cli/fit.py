@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from polymodal.cli.evaluate import print_targets, say_about
 from polymodal.cli.output import print_json, print_table, say
 from polymodal.errors import ConfigError
 
 if TYPE_CHECKING:
+    from polymodal.evaluate import TargetsReport
     from polymodal.train.run import Run
 
 
@@ -144,9 +146,7 @@ def _show_several(plan: dict[str, Any]) -> None:
         value = choice["value"] if len(choice["value"]) <= 120 else choice["value"][:117] + "..."
         say(f"  {choice['what']}: {value}; {choice['reason']}")
     say(f"weights  {weights['trained']:,} trained, {weights['frozen']:,} frozen")
-    say(
-        f"steps    {plan['steps']:,} of {plan['batch_size']:,} rows ({_epochs(plan)}); {', '.join(plan['objectives'])}"
-    )
+    say(f"steps    {plan['steps']:,} of {plan['batch_size']:,} rows ({_epochs(plan)}); {', '.join(plan['objectives'])}")
     say(f"device   {plan['device']}, {plan['precision']}")
 
 
@@ -155,11 +155,13 @@ def _epochs(plan: dict[str, Any]) -> str:
 
 
 def _show(done: "Run", as_json: bool) -> None:
+    report = _report(done) if done.plan.get("targets") else None
     if as_json:
-        print_json(done.to_dict())
+        found = {} if report is None else {"report": str(done.folder / "report.html"), "measured": report.main()}
+        print_json(done.to_dict() | found)
         return
     if "inputs" in done.plan:
-        _show_measured(done)
+        _show_measured(done, report)
         return
     validation = done.metrics.get("validation", {})
     directions = [name for name in ("image_to_text", "text_to_image") if name in validation]
@@ -175,25 +177,30 @@ def _show(done: "Run", as_json: bool) -> None:
     print(f'          polymodal query {done.folder} {table} --text "..."')
 
 
-def _show_measured(done: "Run") -> None:
-    """What the validation found of each target."""
-    from polymodal.metrics.supervised import MAIN_METRIC
+def _report(done: "Run") -> "TargetsReport | None":
+    """What the model does on the rows that were kept apart, left as report.html; None where they have no labels."""
+    from polymodal.errors import DataError
+    from polymodal.evaluate import TargetsReport, evaluate
 
-    validation = done.metrics.get("validation", {})
-    rows = []
-    for name, task in done.plan["targets"].items():
-        found = validation.get(name, {})
-        value, majority = found.get(MAIN_METRIC[task]), found.get("majority")
-        rows.append((name, task, MAIN_METRIC[task], _number(value), _number(found.get("accuracy")), _number(majority)))
-    if validation and rows:
-        print_table(("validation", "task", "metric", "value", "accuracy", "majority"), rows)
+    try:
+        report = evaluate(str(done.folder), done.plan["table"], out=done.folder, progress=True)
+    except DataError as error:
+        say(f"no report: {error}")
+        return None
+    assert isinstance(report, TargetsReport)
+    return report
+
+
+def _show_measured(done: "Run", report: "TargetsReport | None") -> None:
+    """Each target's main metric on the rows that were kept apart."""
+    table = done.plan["table"]
+    if report is not None:
+        print_targets(report, only_main=True)
+        say_about(report, done.folder)
+        print(f"report    {done.folder / 'report.html'}")
     print(f"artifact  {done.artifact}")
     if done.plan["targets"]:
-        print(f"next      polymodal evaluate {done.folder} {done.plan['table']}")
-        print(f"          polymodal predict {done.folder} {done.plan['table']} --out predictions.csv")
+        print(f"next      polymodal predict {done.folder} {table} --out predictions.csv")
+        print(f"          polymodal ablate {done.folder} {table}")
     else:
         print(f"next      polymodal fit TABLE --target COLUMN model.start={done.folder}")
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"

@@ -10,7 +10,7 @@ from polymodal.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from polymodal.data.faults import Fault
-    from polymodal.engine import Predictor
+    from polymodal.engine import Predicted, Prediction, Predictor
 
 SHOWN = 50  # rows on the screen
 
@@ -140,25 +140,29 @@ def _manifest(table: Path | None, split: str | None, images_in: Path | None) -> 
     return manifest.split(split) if split else manifest
 
 
-def _print(predictor: "Predictor", found: Any, probabilities: bool) -> None:
-    from polymodal.engine.predictions import has_probability
+def _print(predictor: "Predictor", found: "Predicted", probabilities: bool) -> None:
+    from polymodal.engine.predictions import has_probabilities, has_probability
 
-    heads = ["row"]
+    heads, told = ["row"], []
     for name, target in predictor.features.targets.items():
-        heads += [name, "probability"] if has_probability(target) else [name]
+        told.append(has_probability(target) or (probabilities and has_probabilities(target)))
+        heads += [name, "probability"] if told[-1] else [name]
     lines = []
     for number, predictions in zip(found.rows[:SHOWN].tolist(), found.predictions[:SHOWN], strict=True):
         line = [str(number)]
-        for one in predictions.values():
-            line.append(_said(one.value))
-            if one.probability is not None:
-                every = sorted((one.probabilities or {}).items(), key=lambda share: -share[1])
-                listed = ", ".join(f"{name} {share:.1%}" for name, share in every)
-                line.append(listed if probabilities else f"{one.probability:.1%}")
+        for one, is_told in zip(predictions.values(), told, strict=True):
+            line += [_said(one.value), _probability(one, probabilities)] if is_told else [_said(one.value)]
         lines.append(line)
     print_table(heads, lines)
     if len(found.predictions) > SHOWN:
         say(f"{len(found.predictions) - SHOWN} more rows; `--out predictions.csv` writes all of them")
+
+
+def _probability(one: "Prediction", of_all: bool) -> str:
+    """Of the answer, or of all classes, the likeliest first."""
+    if not of_all or one.probabilities is None:
+        return "" if one.probability is None else f"{one.probability:.1%}"
+    return ", ".join(f"{name} {share:.1%}" for name, share in sorted(one.probabilities.items(), key=lambda x: -x[1]))
 
 
 def _said(value: Any) -> str:

@@ -3,6 +3,7 @@
 A table is a `Manifest`; what a program or a server has at hand is `PlainRows`. Both are read by the same code.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,16 @@ class PlainRows:
         try:
             array = pa.array(values)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):  # kinds that do not agree: 3 beside "three"
-            array = pa.array([None if value is None else str(value) for value in values], pa.string())
+            array = pa.array([None if value is None else _string(value) for value in values], pa.string())
         return pa.chunked_array([array])
 
     def cell(self, row: int, name: str) -> Any:
         return self.rows[row].get(name)
+
+
+def _string(value: Any) -> str:
+    """As a CSV would hold it: a list as JSON."""
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list) else str(value)
 
 
 def _plain(value: Any) -> Any:

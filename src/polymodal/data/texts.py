@@ -15,7 +15,7 @@ from torch import Tensor
 
 from polymodal.data.ragged import Ragged
 from polymodal.data.source import Rows, Trouble
-from polymodal.data.values import as_lists, as_strings, gaps
+from polymodal.data.values import as_lists, as_strings, gaps, join, parsed_json
 from polymodal.features import Target, TextInput
 from polymodal.preprocess import TextPreprocess
 from polymodal.text import Tokenizer
@@ -39,8 +39,17 @@ def joined(rows: Rows, config: TextInput) -> pa.ChunkedArray:
 
 def _said(column: pa.ChunkedArray, pick: bool) -> pa.ChunkedArray:
     if not pick:
-        return as_strings(column)
+        strings = as_strings(column)
+        return _words_joined(strings) if pc.any(pc.starts_with(strings, "[")).as_py() else strings
     return pa.chunked_array([pa.array([next(iter(cell or ()), None) for cell in as_lists(column)], pa.string())])
+
+
+def _words_joined(strings: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Lists of words that a CSV holds as JSON, as the texts that they are in other tables."""
+    listed = [parsed_json(string) for string in strings.to_pylist()]
+    texts = [join(list(map(str, words))) if isinstance(words, list) else None for words in listed]
+    is_list = pa.array([isinstance(words, list) for words in listed])
+    return pa.chunked_array([pc.if_else(is_list, pa.array(texts, pa.string()), strings.combine_chunks())])
 
 
 class Texts:

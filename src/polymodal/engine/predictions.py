@@ -121,6 +121,8 @@ def _csv_columns(name: str, target: Target, probabilities: bool) -> list[str]:
 
 def _csv_cells(prediction: Prediction, heads: Sequence[str]) -> list[Any]:
     value = prediction.value
+    if isinstance(value, float):
+        value = f"{value:.9g}"  # as many digits as a float32 has
     cells = [json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value]
     if prediction.probability is not None:
         cells.append(f"{prediction.probability:.6g}")

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.axis import Axis
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from polymodal.evaluate.plots import INK, svg
 
@@ -68,6 +69,8 @@ def _scatter(name: str, points: Sequence[Sequence[float]]) -> str:
         ends = [min(*true, *predicted), max(*true, *predicted)]
         axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle=":")
         axes.scatter(true, predicted, 9, color=AFTER, alpha=0.5, linewidths=0)
+        _thousands(axes.xaxis, 4)
+        _thousands(axes.yaxis, 6)
         axes.set_xlabel("true")
         axes.set_ylabel("predicted")
         axes.grid(alpha=0.15, color=INK)
@@ -83,6 +86,7 @@ def _errors(name: str, errors: dict[str, Any]) -> str:
         axes.stairs(shares, errors["edges"], color=AFTER, linewidth=1.4)
         axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        _thousands(axes.xaxis, 4)
         axes.set_xlabel("predicted − true")
 
     return svg(f"errors {name}", draw)
@@ -98,3 +102,8 @@ def _unit(axes: Axes, across: str, up: str) -> None:
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.grid(alpha=0.15, color=INK)
+
+
+def _thousands(axis: Axis, most: int) -> None:
+    axis.set_major_locator(MaxNLocator(most))
+    axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,.6g}"))

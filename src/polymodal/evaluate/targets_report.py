@@ -25,6 +25,10 @@ class TargetsReport(Report):
         """((target,), result) of each target."""
         yield from (((name,), result) for name, result in self.data["targets"].items())
 
+    def main(self) -> dict[str, dict[str, Any]]:
+        """The main metric of each target: its name, value, low, high and baseline."""
+        return {name: {"metric": one["main"], **one["metrics"][one["main"]]} for (name,), one in self.parts()}
+
     def to_html(self, lang: str = "en") -> str:
         if lang not in LANGUAGES:
             raise ConfigError(f'lang must be one of {", ".join(LANGUAGES)}, got "{lang}"')
@@ -61,7 +65,7 @@ def written_metric(value: float | None, name: str = "share") -> str:
         return f"{100 * value:.1f} %"
     if name in OF_UNITS:
         return plain_number(value)
-    return f"{value:.3f}"
+    return f"{value:.3f}".replace("-0.000", "0.000")
 
 
 def plain_number(value: float) -> str:

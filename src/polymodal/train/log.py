@@ -10,6 +10,7 @@ from pytorch_lightning import Callback, Trainer
 
 from polymodal.train.console import warn
 
+MOST_LINES = 8  # of one plot; the metrics of several targets are more, and their mean stands for them
 TIMES = ("samples_per_s", "seconds")  # keys whose values differ from run to run
 
 
@@ -107,6 +108,8 @@ def draw_curve(log: Path, picture: Path) -> None:
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     measured = dict.fromkeys(name for line in lines for name in line if name.startswith("val/") and name != "val/loss")
+    if "val/score" in measured and len(measured) > MOST_LINES:
+        measured = {"val/score": None}
     for axes, names in ((left, ("loss", "val/loss")), (right, tuple(measured))):
         for name in names:
             points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
