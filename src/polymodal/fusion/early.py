@@ -13,9 +13,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from polymodal.config import Config
-from polymodal.layers.attention import key_mask
 from polymodal.layers.mlp import Activation
 from polymodal.layers.named import module_name
+from polymodal.layers.packing import Layout
 from polymodal.layers.pooling import masked_mean
 from polymodal.layers.transformer import Block, Transformer
 from polymodal.types import Fused, Tokens
@@ -101,13 +101,14 @@ class Early(nn.Module):
         return joint
 
     def _run(self, states: Tensor, mask: Tensor, maps: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        keys, looks = key_mask(mask), {}
+        layout, looks = Layout.of(mask, pack=self.training and not maps), {}
+        states = layout.pack(states)
         for number, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             if maps:
-                looks[f"attention.{number}"] = block.weights(states, keys)
-            states = self.blocks.run(block, states, keys)
-        return states, looks
+                looks[f"attention.{number}"] = block.weights(states, layout.keys)
+            states = self.blocks.run(block, states, layout)
+        return layout.pad(states), looks
 
     def _pool(self, states: Tensor, tokens: Mapping[str, Tokens], present: Mapping[str, Tensor]) -> Tensor:
         match self.config.pool:
