@@ -11,7 +11,7 @@ from sklearn.metrics import brier_score_loss, r2_score
 
 from polymodal.errors import DataError
 from polymodal.features import Task
-from polymodal.metrics.supervised import MAIN_METRIC, decide, probabilities, report
+from polymodal.metrics.supervised import MAIN_METRIC, decide, measure, probabilities, report
 
 ALL = np.ones(4, bool)
 
@@ -41,7 +41,9 @@ def test_binary_of_one_class_has_no_auroc() -> None:
     assert found["recall"] is None
     assert found["f1"] is None
     assert found["accuracy"] == 0.5
-    assert list(found["intervals"]) == ["accuracy"]
+    assert set(found["intervals"]) == {
+        "accuracy", "balanced_accuracy", "precision", "specificity", "nll", "brier", "ece",
+    }  # fmt: skip
 
 
 def test_multiclass() -> None:
@@ -186,3 +188,31 @@ def test_decisions() -> None:
     assert decide("multiclass", logits).tolist() == [1]
     with pytest.raises(DataError, match="a regression has no classes"):
         decide("regression", logits)
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel", "ordinal", "regression", "tokens"])
+def test_a_resample_gives_what_a_report_of_its_rows_gives(task: Task) -> None:
+    draw = np.random.default_rng(3)
+    width = {"binary": 1, "regression": 1, "multiclass": 7, "multilabel": 3, "ordinal": 3, "tokens": 4}[task]
+    shape = (40, 6) if task == "tokens" else (40,)
+    predictions = draw.normal(size=(*shape, width)).round(1)  # with ties
+    high = {"binary": 2, "multiclass": 6, "ordinal": 4, "tokens": 4}.get(task, 2)
+    size = (40, 3) if task == "multilabel" else shape
+    targets = draw.normal(size=40) if task == "regression" else draw.integers(high, size=size).astype(float)
+    known = draw.random(size) < 0.8 if task == "multilabel" else np.ones(size, bool)
+    if task == "multilabel":
+        known[:, 0] = True  # rows of which nothing is known do not count at all
+    classes = ("O", "B-A", "I-A", "B-B") if task == "tokens" else [*"abcdefg"][: max(2, width + (task == "ordinal"))]
+    found = measure(task, predictions, targets, known, classes)
+    rows = draw.integers(40, size=(2, 40))
+    again = [report(task, predictions[row], targets[row], known[row], classes) for row in rows]
+    scalars = {name for name, value in found.report.items() if isinstance(value, float)} - {"majority"}
+    without = {
+        "multiclass": {"auroc"},
+        "multilabel": {"average_precision", "f1_macro"},
+        "tokens": {"balanced_accuracy"},
+    }
+    assert set(found.statistics) == scalars - without.get(task, set())
+    for name, statistic in found.statistics.items():
+        assert statistic(np.arange(40)[None]).tolist() == pytest.approx([found.report[name]])
+        assert statistic(rows).tolist() == pytest.approx([one[name] for one in again]), name

@@ -12,6 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from polymodal.errors import DataError
+from polymodal.metrics.intervals import Statistic
 
 Rows = NDArray[np.floating]  # (n, C)
 Labels = NDArray[np.int64]  # (n,), 0 to C - 1
@@ -27,8 +28,7 @@ def reliability(probabilities: Rows, labels: Labels, bins: int = BINS) -> list[d
     upper one, as in the source.
     """
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
-    edges = np.linspace(0, 1, bins + 1)
-    place = np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, bins - 1)
+    edges, place = np.linspace(0, 1, bins + 1), _bin_of(confidence, bins)
     return [
         {
             "low": float(edges[one]),
@@ -41,10 +41,30 @@ def reliability(probabilities: Rows, labels: Labels, bins: int = BINS) -> list[d
     ]
 
 
+def _bin_of(confidence: NDArray[np.floating], bins: int) -> NDArray[np.int64]:
+    place: NDArray[np.int64] = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
+    return place
+
+
 def expected_calibration_error(bins: list[dict[str, Any]]) -> float:
     """Mean distance of confidence from accuracy over the bins of `reliability`, by their rows, 0 to 1 (ECE)."""
     rows = sum(one["rows"] for one in bins)
     return float(sum(one["rows"] * abs(one["accuracy"] - one["confidence"]) for one in bins) / rows)
+
+
+def ece_of(probabilities: Rows, labels: Labels, bins: int = BINS) -> Statistic:
+    """`expected_calibration_error` of every resample, (R,), for `intervals.bootstrap`."""
+    confidence = probabilities.max(1)
+    excess = (probabilities.argmax(1) == labels) - confidence
+    place = _bin_of(confidence, bins)
+
+    def of(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        cell = place[rows] + np.arange(len(rows))[:, None] * bins
+        sums = np.bincount(cell.ravel(), excess[rows].ravel(), len(rows) * bins).reshape(len(rows), -1)
+        error: NDArray[np.float64] = np.abs(sums).sum(1) / rows.shape[1]
+        return error
+
+    return of
 
 
 def brier(probabilities: Rows, labels: Labels) -> float:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from polymodal.errors import DataError
+from polymodal.metrics.intervals import Statistic
 
 Labels = NDArray[np.int64]
 
@@ -52,6 +53,22 @@ def resampled_macro_f1(labels: Labels, predictions: Labels, rows: NDArray[np.int
     hits = count(labels, labels == predictions)
     f1: NDArray[np.float64] = (2 * hits / np.maximum(both, 1)).sum(1) / (both > 0).sum(1)
     return f1
+
+
+def balanced_accuracy_of(labels: Labels, predictions: Labels) -> Statistic:
+    """Mean recall of the classes that occur, of every resample, (R,), for `intervals.bootstrap`."""
+    classes = int(labels.max()) + 1
+
+    def of(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        flat = (labels[rows] + np.arange(len(rows))[:, None] * classes).ravel()
+        there, hits = (
+            np.bincount(flat, weights, len(rows) * classes).reshape(-1, classes)
+            for weights in (None, (labels == predictions)[rows].ravel())
+        )
+        recall: NDArray[np.float64] = (hits / np.maximum(there, 1)).sum(1) / (there > 0).sum(1)
+        return recall
+
+    return of
 
 
 def per_class(labels: Labels, predictions: Labels, names: list[str]) -> list[dict[str, float | int | str]]:

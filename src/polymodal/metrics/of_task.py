@@ -8,15 +8,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import softmax
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax, softmax
 
 from polymodal.metrics import calibration
-from polymodal.metrics.classification import confusion, macro_f1, per_class, resampled_macro_f1, top_k_hits
+from polymodal.metrics.classification import (
+    balanced_accuracy_of,
+    confusion,
+    macro_f1,
+    per_class,
+    resampled_macro_f1,
+    top_k_hits,
+)
 from polymodal.metrics.entities import entities, entity_report, is_bio
 from polymodal.metrics.intervals import Statistic, mean_of
 from polymodal.metrics.ordinal import kappa_of, steps_off, weighted_kappa
-from polymodal.metrics.ranking import auroc, auroc_of, average_precision, curves
+from polymodal.metrics.ranking import auroc, auroc_of, average_precision, average_precision_of, curves
 
 Numbers = NDArray[np.float64]
 Report = dict[str, Any]
@@ -45,10 +52,19 @@ def binary(
     found["brier"] /= 2  # of yes alone, as it is usual for two classes
     if with_curves:
         found["curves"] = curves(logits, positive)
-    statistics: Statistics = {"accuracy": mean_of(predictions == labels)}
-    if found["auroc"] is not None:
-        statistics["auroc"] = auroc_of(logits, positive)
-    return found, statistics
+    said = predictions == 1
+    statistics: Statistics = {
+        "accuracy": mean_of(predictions == labels),
+        "balanced_accuracy": balanced_accuracy_of(labels, predictions),
+        "auroc": auroc_of(logits, positive),
+        "average_precision": average_precision_of(logits, positive),
+        "f1": _ratio(np.stack([2 * (positive & said), positive.astype(int) + said], 1)),
+        "precision": _ratio(np.stack([positive & said, said], 1)),
+        "recall": _ratio(np.stack([positive & said, positive], 1)),
+        "specificity": _ratio(np.stack([~positive & ~said, ~positive], 1)),
+        **_calibrated_statistics(both, labels, 0.5),
+    }
+    return found, _defined(statistics, found)
 
 
 def multiclass(logits: Numbers, labels: NDArray[np.int64], classes: Sequence[str]) -> tuple[Report, Statistics]:
@@ -63,10 +79,16 @@ def multiclass(logits: Numbers, labels: NDArray[np.int64], classes: Sequence[str
     }
     if count > 5:
         found["top5"] = _share(top_k_hits(5, logits, labels))
-    return found, {
+    statistics: Statistics = {
         "accuracy": mean_of(predictions == labels),
+        "balanced_accuracy": balanced_accuracy_of(labels, predictions),
         "f1_macro": lambda rows: resampled_macro_f1(labels, predictions, rows),
+        "f1_micro": mean_of(predictions == labels),
+        **_calibrated_statistics(logits, labels),
     }
+    if count > 5:
+        statistics["top5"] = mean_of(top_k_hits(5, logits, labels))
+    return found, statistics
 
 
 def multilabel(
@@ -101,9 +123,14 @@ def multilabel(
         "exact_match": _share((predictions == (labels > 0.5)).all(1)[whole]),
         "per_label": per_label,
     }
-    if found["auroc"] is None:
-        return found, {}
-    return found, {"auroc": lambda rows: _row_mean(np.stack([one(rows) for one in of_labels]))}
+    right, truth = known & (predictions == (labels > 0.5)), known & (labels > 0.5)
+    told_of = (truth.astype(int) + (known & predictions)).sum(1)
+    statistics: Statistics = {
+        "auroc": lambda rows: _row_mean(np.stack([one(rows) for one in of_labels])),
+        "f1_micro": _ratio(np.stack([2 * (truth & predictions).sum(1), told_of], 1)),
+        "exact_match": _ratio(np.stack([right.all(1) & whole, whole], 1)),
+    }
+    return found, _defined(statistics, found)
 
 
 def regression(values: Numbers, truth: Numbers) -> tuple[Report, Statistics]:
@@ -130,8 +157,13 @@ def ordinal(logits: Numbers, labels: NDArray[np.int64], classes: Sequence[str]) 
     predictions = np.asarray((logits > 0).sum(1), np.int64)
     off, kappa = steps_off(labels, predictions), weighted_kappa(labels, predictions)
     found = _classified(labels, predictions, classes, logits.shape[1] + 1) | {"mae": float(off.mean()), "kappa": kappa}
-    statistics: Statistics = {"accuracy": mean_of(predictions == labels), "mae": mean_of(off)}
-    return found, statistics | ({} if kappa is None else {"kappa": kappa_of(labels, predictions)})
+    statistics: Statistics = {
+        "accuracy": mean_of(predictions == labels),
+        "balanced_accuracy": balanced_accuracy_of(labels, predictions),
+        "mae": mean_of(off),
+        "kappa": kappa_of(labels, predictions),
+    }
+    return found, _defined(statistics, found)
 
 
 def soft(logits: Numbers, scores: Numbers) -> tuple[Report, Statistics]:
@@ -152,16 +184,19 @@ def tokens(
         return found | {"f1": found["accuracy"], "f1_macro": macro_f1(labels, predictions)}, statistics
     true, said = ([[classes[tag] for tag in part] for part in np.split(tags, bounds)] for tags in (labels, predictions))
     found |= entity_report(true, said)
-    if found["f1"] is not None:
-        per_sentence = []
-        for one, other in zip(true, said, strict=True):
-            wanted, named = entities([one]), entities([other])
-            per_sentence.append((2 * len(wanted & named), len(wanted) + len(named)))
-        statistics["f1"] = _ratio(per_sentence)
+    pairs = [(entities([one]), entities([other])) for one, other in zip(true, said, strict=True)]
+    both, wanted, named = np.array([(len(one & other), len(one), len(other)) for one, other in pairs]).T
+    counts = {"f1": (2 * both, wanted + named), "precision": (both, named), "recall": (both, wanted)}
+    # Without a single entity below the line no resample has a value, though the report says 0.
+    statistics |= {name: _ratio(np.stack(pair, 1)) for name, pair in counts.items() if pair[1].any()}
     return found, statistics
 
 
-def _ratio(counts: Sequence[tuple[int, int]]) -> Statistic:
+def _defined(statistics: Statistics, found: Report) -> Statistics:
+    return {name: statistic for name, statistic in statistics.items() if found[name] is not None}
+
+
+def _ratio(counts: ArrayLike) -> Statistic:
     """Of the sums of two counts of each row; not a number where the second is 0."""
     above, below = np.array(counts, np.float64).T
 
@@ -197,6 +232,19 @@ def _calibrated(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Repo
         "brier": calibration.brier(shares, labels),
         "ece": calibration.expected_calibration_error(bins),
         "reliability": bins,
+    }
+
+
+def _calibrated_statistics(logits: NDArray[np.floating], labels: NDArray[np.int64], share: float = 1.0) -> Statistics:
+    """Of what `_calibrated` reports; `share` of the Brier score's sum over classes counts."""
+    shares = softmax(logits, axis=1)
+    own = np.arange(len(labels)), labels
+    truth = np.zeros_like(shares)
+    truth[own] = 1
+    return {
+        "nll": mean_of(-log_softmax(logits, axis=1)[own]),
+        "brier": mean_of(share * ((shares - truth) ** 2).sum(1)),
+        "ece": calibration.ece_of(shares, labels),
     }
 
 

@@ -55,6 +55,24 @@ def average_precision(scores: Scores, positive: Flags) -> float | None:
     return float(average_precision_score(positive, scores)) if positive.any() else None
 
 
+def average_precision_of(scores: Scores, positive: Flags) -> Statistic:
+    """`average_precision` of every resample, (R,), for `intervals.bootstrap`; not a number without a positive row."""
+    kinds, place = np.unique(-scores, return_inverse=True)  # the highest first; equal scores share a place
+
+    def of(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        cell = place[rows] + np.arange(len(rows))[:, None] * len(kinds)
+        hits, drawn = (
+            np.bincount(cell.ravel(), weights, len(rows) * len(kinds)).reshape(len(rows), -1)
+            for weights in (positive[rows].ravel(), None)
+        )
+        precision = hits.cumsum(1) / np.maximum(drawn.cumsum(1), 1)
+        total = hits.sum(1)
+        value: NDArray[np.float64] = np.where(total > 0, (hits * precision).sum(1) / np.maximum(total, 1), np.nan)
+        return value
+
+    return of
+
+
 def curves(scores: Scores, positive: Flags, points: int = 100) -> dict[str, list[list[float]]]:
     """Points of both curves, at most `points` each, first and last among them; none where all rows are of one class.
 
