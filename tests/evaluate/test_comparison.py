@@ -170,6 +170,15 @@ def test_another_comparison_does_not_go_on_in_its_folder(options: dict[str, Any]
         tiny_compare(["late"], **options)
 
 
+def test_a_table_with_other_rows_does_not_go_on() -> None:
+    Path("out").mkdir()
+    settings = plan("xor.csv", "y", ["late"], Budget(steps=2), TINY).settings
+    Path("out/compare.json").write_text(json.dumps({"settings": settings, "models": []}), encoding="utf-8")
+    tables.xor(Path("xor.csv"), 84)
+    with pytest.raises(ConfigError, match='"out" holds a comparison with other rows, which cannot stand in one table'):
+        tiny_compare(["late"])
+
+
 def test_a_folder_of_something_else_is_not_touched() -> None:
     Path("out").mkdir()
     Path("out/mine.txt").write_text("mine")

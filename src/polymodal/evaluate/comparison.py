@@ -111,7 +111,8 @@ def plan(
     if not str(budget):
         budget = Budget(seconds=usual_seconds(len(common.rows.train)))
     settings = {
-        "table": dict(common.state),
+        "table": str(table),
+        "rows": {key: common.state[key] for key in ("train", "val", "rows", "sample")},  # as of a resumed run
         "targets": {name: one.task for name, one in common.features.targets.items()},
         "metrics": {name: MAIN_METRIC[one.task] for name, one in common.features.targets.items()},
         "inputs": {name: one.kind for name, one in common.features.inputs.items()},
@@ -247,10 +248,11 @@ def _before(folder: Path, settings: dict[str, Any]) -> list[Entry]:
         then, entries = found["settings"], [Entry.parse(one, RESULTS) for one in found["models"]]
     except (OSError, ValueError, LookupError, TypeError, ConfigError) as error:
         raise ArtifactError(f'"{folder / RESULTS}" cannot be read ({error}): choose another --out') from None
-    if changed := [key for key in settings if then.get(key) != settings[key]]:
-        key = changed[0]
-        raise ConfigError(
-            f'"{folder}" holds a comparison with another {key} (then {then.get(key)}, now {settings[key]}), which '
-            "cannot stand in one table with this one: choose another --out"
-        )
+    for key, now in settings.items():
+        if then.get(key) != now:
+            what = "other rows" if key == "rows" else f"another {key} (then {then.get(key)}, now {now})"
+            raise ConfigError(
+                f'"{folder}" holds a comparison with {what}, which cannot stand in one table with this one: choose '
+                "another --out"
+            )
     return entries
