@@ -67,7 +67,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     table = out / "emoji-tasks.parquet"
     subprocess.run([sys.executable, str(HERE / "build.py"), str(table)], check=True)
-    found: dict[str, Any] = {"runs": {}}
+    found: dict[str, Any] = {"runs": {}, "inputs": {}}
     with looks_shared():
         for name in options.runs:
             console.print(f"\n[bold]# {name}[/bold]", highlight=False)
@@ -75,11 +75,11 @@ def main() -> None:
             folder = out / name.replace(",", "").replace(" ", "-")
             run = pm.fit(RECIPE, table, out=folder, overrides=[*RUNS[name], *options.changes])
             found["runs"][name] = measured(run.artifact, table) | {"seconds": time.perf_counter() - started}
-    first = out / options.runs[0].replace(",", "").replace(" ", "-") / "artifact"
-    found["inputs"] = ablated(first, table)
+            if not found["inputs"]:
+                found["inputs"] = ablated(run.artifact, table)
+            (out / "tasks.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     console.print(shown(found["runs"], "emoji that were never seen: share of right answers"))
     console.print(shown(found["inputs"], f"{options.runs[0]}: what it may look at"))
-    (out / "tasks.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 class Test:
