@@ -256,7 +256,9 @@ def write(rows: Sequence[Mapping[str, str]], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("downloads", type=Path, help="folder for the package (29 MB); one in it is used again")
-    parser.add_argument("--images", type=Path, help="folder of the pictures, if you have them; else the cells are empty")
+    parser.add_argument(
+        "--images", type=Path, help="folder of the pictures, if you have them; else the cells are empty"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("reports.csv"))
     options = parser.parse_args()
     with zipfile.ZipFile(download(options.downloads)) as wheel:
@@ -266,7 +268,7 @@ def main() -> None:
     for name in ("image", "indication", "findings", "normal", "severity"):
         print(f"  {name:12}{sum(bool(row[name]) for row in rows):6,} known")
     print(f"  severity: {dict(Counter(row['severity'] or 'not known' for row in rows))}")
-    print(f"  labels:   {({name: sum(row[name] == '1' for row in rows) for name in LABELS})}")
+    print(f"  labels:   { ({name: sum(row[name] == '1' for row in rows) for name in LABELS}) }")
 
 
 if __name__ == "__main__":
