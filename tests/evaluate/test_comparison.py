@@ -270,7 +270,9 @@ def test_where_no_input_says_anything_alone_only_fusions_in_which_they_meet_can_
 ) -> None:
     """XOR. The logit of an average is a sum over inputs, whose AUROC on four equal corners is ½ whatever they say."""
     table = tables.xor(tmp_path / "more.csv", 800)
-    fusions = ["late", "concat", "tensor", "low_rank", "early", "hybrid", "cross_attention", "coattention"]
+    meeting = ["concat", "early", "hybrid", "tensor", "low_rank", "gated", "film"]
+    asking = ["cross_attention", "coattention", "crossmodal", "bottleneck", "mult"]
+    fusions = ["late", *meeting, *asking]
     overrides = [*tables.TWO_RECORDS, "trainer.val_every=120"]
     entries = by_name(compare(table, "y", fusions, steps=120, overrides=overrides, out="out"))
     for name in ("late", "left alone", "right alone"):
