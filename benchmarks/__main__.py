@@ -15,6 +15,7 @@ COMMANDS = (
     "python benchmarks/startup.py",
     "python benchmarks/manifest_memory.py",
     "python benchmarks/training.py",
+    "python benchmarks/vision_language.py",
 )
 BEGIN, END = "<!-- begin: make bench -->", "<!-- end: make bench -->"
 
