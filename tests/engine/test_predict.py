@@ -35,6 +35,11 @@ TARGETS = {
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
+    return untrained()
+
+
+def untrained() -> Predictor:
+    """A model of a picture, a text and a record, with a target of almost every task."""
     features = Features(
         inputs={
             "photo": ImageInput(column="photo", preprocess=tiny.preprocess().image),

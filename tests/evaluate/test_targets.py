@@ -20,6 +20,7 @@ from polymodal.evaluate.measured import Known, measure
 from polymodal.evaluate.targets_report import answer, written_metric
 from polymodal.evaluate.targets_words import TARGET_WORDS
 from polymodal.features import Target
+from tests.engine.test_predict import untrained
 from tests.evaluate import homes
 from tests.evaluate.test_report import Page
 
@@ -320,3 +321,22 @@ def test_every_word_of_the_page_is_used_and_has_both_languages() -> None:
 
 def test_the_manifest_may_be_read_already(run: Path, table: Path, report: TargetsReport) -> None:
     assert evaluate(run, Manifest.read(table)).metrics == report.metrics
+
+
+def test_wrong_words_are_shown_in_their_sentence(tmp_path: Path) -> None:
+    words = [["a", "dog", "on", "the", "beach"], ["two", "cats"], ["Ann", "sleeps"]]
+    tags = [["O", "B-PER", "O", "O", "B-LOC"], ["O", "O"], ["B-PER", "O"]]
+    with (tmp_path / "names.jsonl").open("w", encoding="utf-8") as lines:
+        lines.writelines(json.dumps({"notes": one, "names": two}) + "\n" for one, two in zip(words, tags, strict=True))
+    report = evaluate(untrained(), tmp_path / "names.jsonl")
+    result = targets(report)["names"]
+    assert result["tokens"] > 3
+    assert result["metrics"].keys() >= {"f1", "precision", "recall", "accuracy"}
+    for miss in result["misses"]:
+        assert miss["words"] == words[miss["row"] - 1]
+        assert miss["wanted"] == tags[miss["row"] - 1]
+        wrong = [one for one, said in zip(miss["wanted"], miss["got"], strict=True) if said not in (None, one)]
+        assert wrong
+    first = result["misses"][0]
+    place = next(n for n, said in enumerate(first["got"]) if said not in (None, first["wanted"][n]))
+    assert f"{first['wanted'][place]} → {first['got'][place]}" in Page(report.to_html()).words

@@ -7,7 +7,7 @@ from typing import Any
 
 from polymodal.errors import ConfigError
 from polymodal.evaluate.report import LEFT_OUT_SHOWN, PER_CLASS_SHOWN, Report
-from polymodal.evaluate.targets_words import target_words
+from polymodal.evaluate.targets_words import REASONS, target_words
 from polymodal.evaluate.words import LANGUAGES
 
 # Shares of rows and words; the other metrics are numbers of their own kind.
@@ -38,6 +38,7 @@ class TargetsReport(Report):
         from polymodal.evaluate import targets_plots
 
         word, other = target_words(lang), target_words("zh" if lang == "en" else "en")
+        which = self.data["rows"]["which"]
         plots = {
             name: {kind: Markup(drawn) for kind, drawn in targets_plots.target_plots(name, result).items()}
             for name, result in self.data["targets"].items()
@@ -53,7 +54,7 @@ class TargetsReport(Report):
             **self.data, word=word, other=other, lang=lang, plots=plots, pictures=self.pictures,
             palette=targets_plots.PALETTE, before=targets_plots.BEFORE, after=targets_plots.AFTER,
             left_out_shown=LEFT_OUT_SHOWN, per_class_shown=PER_CLASS_SHOWN, low_is_good=LOW_IS_GOOD,
-            percent=PERCENT,
+            which=REASONS.get(which, which) if lang == "zh" else which,
         )  # fmt: skip
 
 

@@ -69,6 +69,14 @@ TARGET_WORDS: dict[str, tuple[str, str]] = {
     "vqa_accuracy": ("VQA accuracy", "VQA 准确率"),
 }
 
+# What `chosen` calls the rows.
+REASONS = {
+    "the rows that were kept apart from training": "训练时留出的行",
+    "the rows that training was validated on": "训练时用于验证的行",
+    "the rows that it was trained on": "训练所用的行",
+    "all rows of the table": "数据表的全部行",
+}
+
 
 def target_words(lang: str) -> dict[str, str]:
     """key -> word, those of `words` among them. `lang` is one of LANGUAGES."""
