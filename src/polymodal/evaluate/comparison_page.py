@@ -25,7 +25,9 @@ WORDS: dict[str, tuple[str, str]] = {
     "epochs": ("epochs", "轮数"),
     "seconds": ("seconds", "秒"),
     "rate": ("samples/s", "样本/秒"),
-    "note": ("note", "备注"),
+    "each_seconds": ("s of training", "秒训练时间"),
+    "each_steps": ("steps", "步"),
+    "each_epochs": ("epochs", "轮"),
     "fusion": ("fusion", "融合"),
     "single": ("one input alone", "单一输入"),
     "baseline": ("no input", "无输入"),
@@ -88,7 +90,9 @@ def page(done: Comparison, word: dict[str, str], lang: str, picture: bytes) -> s
 
 def told(settings: dict[str, Any], word: dict[str, str]) -> str:
     """What was measured on which rows."""
-    budget = ", ".join(f"{value:g} {word[unit]}" for unit, value in settings["budget"].items() if value is not None)
+    budget = ", ".join(
+        f"{value:g} {word[f'each_{unit}']}" for unit, value in settings["budget"].items() if value is not None
+    )
     metrics = ", ".join(f"{target} ({metric})" for target, metric in settings["metrics"].items())
     return word["measured"].format(metrics=metrics, budget=budget, **settings["measured_on"])
 
