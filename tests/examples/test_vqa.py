@@ -1,4 +1,4 @@
-"""The tables of examples/vqa say what the pictures show, its recipes run, and what README.md promises is reached."""
+"""The tables of examples/vqa say what the pictures show, its recipes run, and the demo answers 99 % of the test."""
 
 import csv
 import json
