@@ -172,7 +172,8 @@ def test_chinese_characters_are_words_of_a_text_and_cut_words_have_no_tag() -> N
     assert found.words == ("一", "只", "狗", "dog")
     assert found.value == ["B-PER", None, None, "B-PER"]  # the tokenizer has one piece for all three
     assert tags("一只狗 dog", [0, 2]).value == ["B-LOC", None, None, None]
-    for nothing in (None, "", "  ", [], "[]"):
+    cells: list[Any] = [None, "", "  ", [], "[]"]
+    for nothing in cells:
         assert tags(nothing, [0]).value == []
 
 
