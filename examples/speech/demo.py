@@ -51,15 +51,14 @@ def main() -> None:
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="changes to the recipe")
     options = parser.parse_intermixed_args()
     started = time.perf_counter()
-    folds = [
-        hold_out(options.table, fold, options.out / f"fold-{fold}", options.changes) for fold in range(options.folds)
-    ]
-    found = summarize(folds)
-    console.print(shown(found))
-    seconds = time.perf_counter() - started
-    console.print(f"{seconds / 60:.1f} minutes in all; the models: {options.out}/fold-*/artifact")
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "speech.json").write_text(json.dumps(found | {"seconds": seconds}, indent=1), encoding="utf-8")
+    folds: list[Fold] = []
+    for fold in range(options.folds):
+        folds.append(hold_out(options.table, fold, options.out / f"fold-{fold}", options.changes))
+        found = summarize(folds) | {"seconds": time.perf_counter() - started}
+        (options.out / "speech.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+        console.print(shown(found))
+    console.print(f"{found['seconds'] / 60:.1f} minutes in all; the models: {options.out}/fold-*/artifact")
 
 
 def hold_out(table: Path, fold: int, out: Path, changes: list[str]) -> Fold:
