@@ -126,8 +126,8 @@ def network(recipe: Mapping[str, Any], table: Path, out: Path, name: str, seed: 
 
 
 def baseline(recipe: Mapping[str, Any], rows: Rows, name: str) -> Callable[[int], Numbers]:
-    """TF-IDF and logistic regression on the text; on the record the mean of the logits of logistic regression (splines
-    of numbers) and of gradient boosting; together the sum of the logits of both.
+    """Sums of logits: on the text of logistic regression on TF-IDF; on the record of logistic regression (splines of
+    numbers, categories) and of gradient boosting (numbers); together of all three.
     """
     inputs, targets = recipe["data"]["inputs"], recipe["data"]["targets"]
     [text], columns = inputs["text"]["columns"], inputs["record"]["columns"]
