@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +35,7 @@ class Length(NamedTuple):
 
 class Pace(NamedTuple):
     step: float  # seconds of a training step, batch included
-    validation: float  # seconds of one validation
+    validation: float  # seconds of one validation and the checkpoint behind it
 
     def within(self, seconds: float) -> Length:
         """The longest training that fits into the seconds, at least one step; validated `VALIDATIONS` times at most."""
@@ -76,15 +77,16 @@ class Stopwatch(Callback):
         self.steps.append(now - self._since)
         self._since = now
         if self.enough(self.steps):
-            raise Enough(_forward_seconds(pl_module, batch))
+            raise Enough(_forward_seconds(pl_module, batch), _saving_seconds(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self.seconds = time.monotonic() - self._began
 
 
 class Enough(Exception):  # noqa: N818 (no error: it was asked for)
-    def __init__(self, forward: float) -> None:
+    def __init__(self, forward: float, saving: float) -> None:
         self.forward = forward  # seconds of one batch without gradients
+        self.saving = saving  # seconds of one checkpoint
 
 
 def _forward_seconds(training: MultimodalTraining, batch: Batch) -> float:
@@ -92,6 +94,12 @@ def _forward_seconds(training: MultimodalTraining, batch: Batch) -> float:
     began = time.monotonic()
     with torch.no_grad():
         model(training.features.normalize(batch.inputs), batch.present)
+    return time.monotonic() - began
+
+
+def _saving_seconds(trainer: Trainer) -> float:
+    began = time.monotonic()
+    trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "step-trial")
     return time.monotonic() - began
 
 
@@ -130,15 +138,15 @@ class TimedJob(MultimodalJob):
         )
         trial = _Trial(copied, lambda took: len(took) >= steps or sum(took) >= SHARE * seconds)
         trial._looked = self._rows()
-        forward = 0.0
+        forward = saving = 0.0
         with tempfile.TemporaryDirectory() as folder:
             try:
                 runs.carry_out(trial, folder)
             except Enough as end:
-                forward = end.forward
+                forward, saving = end.forward, end.saving
         val = prepared.rows.val
         batches = math.ceil(len(val) / prepared.batch_size) if val is not None else 0
-        return Pace(float(np.median(trial.stopwatch.steps[WARM_UP:])), batches * forward)
+        return Pace(float(np.median(trial.stopwatch.steps[WARM_UP:])), batches * forward + saving)
 
 
 class _Trial(TimedJob):
