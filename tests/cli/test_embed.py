@@ -14,7 +14,8 @@ ROWS = [1, 2, 3, 4, 5, 6]
 @pytest.fixture
 def pictures(saved: Path, table: Path) -> np.ndarray:
     files = [table.parent / f"{number}.png" for number in (0, 1, 2, 0, 4, 5)]
-    return pm.load(saved).embed(images=files)
+    vectors: np.ndarray = pm.load(saved).embed(images=files)
+    return vectors
 
 
 def test_npz_holds_one_vector_for_each_row(run: Run, saved: Path, table: Path, pictures: np.ndarray) -> None:
