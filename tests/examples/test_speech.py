@@ -108,9 +108,11 @@ def test_a_fold(table: Path, fold: Any) -> None:
     assert fold.pairs.sum(1).tolist() == [1] * len(rows)
     assert fold.pairs.sum(0).tolist() == [words.count(text) for text in sorted(set(words))]
     torch.testing.assert_close(fold.clips.norm(dim=1), torch.ones(len(rows)))
-    # Tones are as long as their texts, but cut after a second, which is what the model hears.
+    # Tones are as long as their texts, but for marks that no word has: the ruler is all but always right.
+    seconds = torch.tensor([soundfile.info(io.BytesIO(row["audio"])).duration for row in rows])
+    nearest = torch.tensor([len(text) for text in sorted(set(words))])[fold.by_length.argmax(1)]
     assert fold.by_length.shape == fold.pairs.shape
-    assert bool(torch.isfinite(fold.by_length).all())
+    assert bool(((nearest - 100 * seconds).abs() <= 4).all())
 
 
 def test_summary_of_known_vectors() -> None:
@@ -135,13 +137,14 @@ def test_summary_of_known_vectors() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("apt-get") and shutil.which("dpkg-deb")), reason="needs apt and dpkg of a Debian")
 def test_the_demo(tmp_path: Path) -> None:
-    """Two folds: what was not heard in training is found far above chance."""
+    """One fold: what was not heard in training is found oftener than chance and length can."""
     table, scripts = tmp_path / "speech.parquet", EXAMPLES / "speech"
     made = [sys.executable, str(scripts / "build.py"), str(table), "--debs", str(tmp_path / "debs")]
     subprocess.run(made, check=True)
     assert pq.read_metadata(table).num_rows == 551
-    ran = [sys.executable, str(scripts / "demo.py"), str(table), "--out", str(tmp_path / "out"), "--folds", "2"]
+    ran = [sys.executable, str(scripts / "demo.py"), str(table), "--out", str(tmp_path / "out"), "--folds", "1"]
     subprocess.run(ran, check=True)
     found = json.loads((tmp_path / "out" / "speech.json").read_text(encoding="utf-8"))
     for way in demo.WAYS:
-        assert found[way]["model"]["R@10"]["low"] > 2 * found[way]["chance"]["R@10"]
+        assert found[way]["model"]["R@10"]["low"] > 3 * found[way]["chance"]["R@10"]
+        assert found[way]["model"]["R@10"]["value"] > found[way]["length"]["R@10"]["high"]
