@@ -40,7 +40,12 @@ def test_the_pages_links_lead_somewhere(page: Path) -> None:
             assert target.startswith("https://") or (source.parent / target).exists(), f"{source.name}: {target}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+# Pages on which many models are trained: minutes, that `make docs` and `make test-all` take.
+LONG = ("tables", "vision-language")
+RUN = [pytest.param(page, id=page.stem, marks=[pytest.mark.slow] * (page.stem in LONG)) for page in PAGES]
+
+
+@pytest.mark.parametrize("page", RUN)
 def test_everything_on_the_page_runs(page: Path, tmp_path: Path) -> None:
     make_sample(tmp_path)
     make_houses(tmp_path)
