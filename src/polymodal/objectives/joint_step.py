@@ -5,6 +5,7 @@ all objectives first hide (`JointStep.prepare`), then each reads its loss (`Join
 Shapes: B rows.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -107,7 +108,7 @@ class JointStep:
         return drawn.to(like)
 
 
-class JointObjective(nn.Module):
+class JointObjective(nn.Module, ABC):
     """A loss with its settings, and weights of its own where it learns some. Losses add up, each times its weight."""
 
     weight: float
@@ -124,9 +125,9 @@ class JointObjective(nn.Module):
         """
         return None
 
+    @abstractmethod
     def step(self, step: JointStep) -> StepResult:
         """The loss, and what a log wants to know; entries of a log have no graph."""
-        raise NotImplementedError
 
 
 class Joint(nn.Module):

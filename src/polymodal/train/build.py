@@ -1,6 +1,6 @@
 """The model, tokenizer and preprocessing that a recipe asks for."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,14 @@ from polymodal.preprocess import ImagePreprocess, Preprocess, TextPreprocess
 from polymodal.text import Tokenizer, train_tokenizer
 from polymodal.train.closed_form import with_projections
 from polymodal.train.optimizer import freeze
-from polymodal.train.recipe import LearnedTokenizer, NewModel, Recipe, TrainerConfig
+from polymodal.train.recipe import (
+    LearnedTokenizer,
+    LoraConfig,
+    NewModel,
+    Recipe,
+    TokenizerConfig,
+    TrainerConfig,
+)
 
 
 class Built(NamedTuple):
@@ -52,7 +59,7 @@ def build(
         raise ConfigError(
             f"model.source: {recipe.model.source} is a {kind}, one tower; give it as model.init.image or .text"
         )
-    own = _tokenizer(recipe, found.tokenizer, captions, tokenizer)
+    own = choose_tokenizer(recipe.tokenizer, found.tokenizer, captions, tokenizer)
     preprocess = recipe.preprocess or found.preprocess
     return _checked(Built(found.model, own, preprocess))
 
@@ -79,7 +86,7 @@ def _new(
 ) -> Built:
     image = _tower(model.init.image, "image", levels=model.init.image_levels)
     text = _tower(model.init.text, "text")
-    own = _tokenizer(recipe, text.tokenizer if text else None, captions, tokenizer)
+    own = choose_tokenizer(recipe.tokenizer, text.tokenizer if text else None, captions, tokenizer)
     sizes = model.sizes().to_dict()
     if image:
         sizes["image"] = image.model.config.to_dict()
@@ -121,17 +128,27 @@ def _preprocess(config: ClipConfig, image: Pretrained | None, text: Pretrained |
     )
 
 
-def _tokenizer(
-    recipe: Recipe, of_model: Tokenizer | None, captions: Callable[[], Iterator[str]], learned: Tokenizer | None
+def choose_tokenizer(
+    config: TokenizerConfig, of_model: Tokenizer | None, texts: Callable[[], Iterable[str]], learned: Tokenizer | None
 ) -> Tokenizer:
-    config = recipe.tokenizer
+    """The tokenizer that a recipe asks for.
+
+    Args:
+        of_model: that of the trained weights which are started from.
+        texts: of the training rows; asked for when it is to be learned.
+        learned: one that was learned for this run before.
+
+    Raises:
+        ConfigError: one is to be learned for weights that know another, or the weights have none.
+        ArtifactError: the source that is named has none.
+    """
     if isinstance(config, LearnedTokenizer):
         if of_model is not None:
             raise ConfigError(
                 "tokenizer: a learned one gives its ids to other words than the trained text tower knows; "
                 "set tokenizer.kind=pretrained"
             )
-        return learned or train_tokenizer(captions(), config.algorithm, config.vocab_size, config.lowercase)
+        return learned or train_tokenizer(texts(), config.algorithm, config.vocab_size, config.lowercase)
     if config.source is None:
         if of_model is None:
             raise ConfigError("tokenizer: the model's source has none; set tokenizer.source to a folder or name of one")
@@ -173,24 +190,35 @@ def choose_trained(model: Clip, objectives: Sequence[Objective], config: Trainer
         model.log_scale.requires_grad_(False)
     if "bias" not in reads and model.bias is not None:
         model.bias.requires_grad_(False)
+    prepare_weights(model, config, tower=1)
+
+
+def prepare_weights(model: nn.Module, config: TrainerConfig, tower: int) -> None:
+    """Freeze, adapt and recompute as the trainer's settings say.
+
+    Args:
+        tower: how many steps of a weight's name say which tower it is of: 1 of `text_encoder`, 2 of `encoders.text`.
+
+    Raises:
+        ConfigError: a pattern covers nothing, there is nothing to recompute, or nothing is left to train.
+    """
     freeze(model, config.freeze)
     if config.lora is not None:
-        _adapt(model, config)
+        _adapt(model, config.lora, tower)
     if config.gradient_checkpointing:
         stacks = [module for module in model.modules() if isinstance(module, Transformer)]
         if not stacks:
-            raise ConfigError("trainer.gradient_checkpointing: the model has no transformer; set trainer.chunk_size")
+            raise ConfigError("trainer.gradient_checkpointing: the model has no transformer; lower trainer.batch_size")
         for stack in stacks:
             stack.checkpoint = True
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ConfigError("trainer.freeze leaves nothing to train")
 
 
-def _adapt(model: Clip, config: TrainerConfig) -> None:
-    assert config.lora is not None
-    names = apply_lora(model, config.lora.rank, config.lora.alpha, config.lora.targets)
-    for tower in {name.partition(".")[0] for name in names}:
-        module: nn.Module = getattr(model, tower)
+def _adapt(model: nn.Module, config: LoraConfig, tower: int) -> None:
+    names = apply_lora(model, config.rank, config.alpha, config.targets)
+    for part in {".".join(name.split(".")[:tower]) for name in names}:
+        module = model.get_submodule(part)
         module.requires_grad_(False)
         for weight in lora_parameters(module):
             weight.requires_grad_(True)

@@ -223,7 +223,7 @@ def _train(job: Job, folder: Path, start: Path | None) -> Run:
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_memory(error):
                 raise
-            raise TrainError(_out_of_memory(job.recipe, job.recipe.trainer.batch_size or 2)) from error
+            raise TrainError(_out_of_memory(job.recipe)) from error
     return _finish(job, folder)
 
 
@@ -325,8 +325,8 @@ def _is_memory(error: BaseException) -> bool:
     )
 
 
-def _out_of_memory(recipe: RunConfig, batch_size: int) -> str:
-    config = recipe.trainer
+def _out_of_memory(recipe: RunConfig) -> str:
+    config, batch_size = recipe.trainer, recipe.trainer.batch_size
     share = batch_size // config.devices
     chunk = min(config.chunk_size or share, share)
     ways = []

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from polymodal.config import Config
 from polymodal.data.fit_features import InputPlan
@@ -21,19 +20,16 @@ from polymodal.features import (
     SeriesInput,
     TextInput,
 )
-from polymodal.layers.lora import apply_lora, lora_parameters
-from polymodal.layers.transformer import Transformer
 from polymodal.models.heads import HeadConfig, HeadsConfig, LinearHead, TokenLinearHead
 from polymodal.models.multimodal import Multimodal, MultimodalConfig
 from polymodal.models.published import Pretrained
 from polymodal.objectives.joint import Joint, build_objectives
-from polymodal.text import Tokenizer, train_tokenizer
-from polymodal.train.build import load_pretrained
+from polymodal.text import Tokenizer
+from polymodal.train.build import choose_tokenizer, load_pretrained
 from polymodal.train.multimodal import choose
 from polymodal.train.multimodal.choose import Choice
 from polymodal.train.multimodal.recipe import InputColumns, MultimodalModel, MultimodalRecipe
-from polymodal.train.optimizer import freeze
-from polymodal.train.recipe import LearnedTokenizer
+from polymodal.train.recipe import LearnedTokenizer, PretrainedTokenizer
 
 
 @dataclass(frozen=True)
@@ -123,31 +119,21 @@ def _as_trained(config: InputConfig, tower: Pretrained) -> InputConfig:
 
 
 def tokenizer_for(
-    recipe: MultimodalRecipe, features: Features, texts: Callable[[], Iterable[str]], sources: Sources
+    recipe: MultimodalRecipe,
+    features: Features,
+    texts: Callable[[], Iterable[str]],
+    sources: Sources,
+    learned: Tokenizer | None,
 ) -> Tokenizer | None:
     """That of the weights, else one learned from the training texts; None where no input is a text.
 
     Raises:
-        ConfigError: a tokenizer is to be learned for weights that know another one.
+        ConfigError, ArtifactError: as `choose_tokenizer`.
     """
     if not any(isinstance(config, TextInput) for config in features.inputs.values()):
         return None
-    config = recipe.tokenizer
-    if config is None and sources.tokenizer is not None:
-        return sources.tokenizer
-    config = config or LearnedTokenizer()
-    if not isinstance(config, LearnedTokenizer):
-        if config.source is not None:
-            return load_pretrained(config.source).tokenizer
-        if sources.tokenizer is None:
-            raise ConfigError("tokenizer: nothing that the model starts from has one; set tokenizer.source")
-        return sources.tokenizer
-    if sources.tokenizer is not None:
-        raise ConfigError(
-            "tokenizer: a learned one gives its ids to other words than the trained text encoder knows; leave it out, "
-            "or set tokenizer.kind=pretrained"
-        )
-    return train_tokenizer(texts(), config.algorithm, config.vocab_size, config.lowercase)
+    usual = LearnedTokenizer() if sources.tokenizer is None else PretrainedTokenizer()
+    return choose_tokenizer(recipe.tokenizer or usual, sources.tokenizer, texts, learned)
 
 
 def model_config(
@@ -284,29 +270,3 @@ def _go_on(model: Multimodal, weights: Mapping[str, torch.Tensor]) -> Choice:
     model.load_state_dict({**own, **fits})
     parts = sorted({".".join(name.split(".")[:3]) for name in new})
     return Choice("weights", f"{len(fits)} taken over", f"new: {', '.join(parts) or 'none'}")
-
-
-def choose_trained(model: Multimodal, recipe: MultimodalRecipe) -> None:
-    """Freeze, adapt and prepare the model as the trainer's settings say.
-
-    Raises:
-        ConfigError: a pattern covers nothing, or nothing is left to train.
-    """
-    trainer = recipe.trainer
-    freeze(model, trainer.freeze)
-    if trainer.lora is not None:
-        names = apply_lora(model, trainer.lora.rank, trainer.lora.alpha, trainer.lora.targets)
-        for part in {".".join(name.split(".")[:2]) for name in names}:
-            module: nn.Module = model.get_submodule(part)
-            module.requires_grad_(False)
-            for weight in lora_parameters(module):
-                weight.requires_grad_(True)
-    if trainer.gradient_checkpointing:
-        for module in model.modules():
-            if isinstance(module, Transformer):
-                module.checkpoint = True
-    if not any(weight.requires_grad for weight in model.parameters()):
-        raise ConfigError("trainer.freeze leaves nothing to train")
-
-
-__all__ = ["Sources", "built", "choose_trained", "model_config", "objectives_for", "tokenizer_for"]

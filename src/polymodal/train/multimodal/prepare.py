@@ -23,12 +23,11 @@ from polymodal.models.multimodal import Multimodal
 from polymodal.objectives.joint import Joint
 from polymodal.preprocess import AudioPreprocess, ImagePreprocess, TextPreprocess
 from polymodal.text import Tokenizer
-from polymodal.train.build import resolve_precision
+from polymodal.train.build import prepare_weights, resolve_precision
 from polymodal.train.multimodal import choose
 from polymodal.train.multimodal.build import (
     Sources,
     built,
-    choose_trained,
     model_config,
     objectives_for,
     tokenizer_for,
@@ -136,14 +135,13 @@ def prepare_multimodal(recipe: MultimodalRecipe, say: Say, tokenizer: Tokenizer 
     for note in fitted.notes:
         say(note)
     features = sources.settle(fitted.features, recipe.data.inputs or {})
-    recipe = _resolved_trainer(recipe, count, choices)
-    own = tokenizer or tokenizer_for(recipe, features, lambda: _texts(rows.train, features), sources)
+    recipe, batch_size, epochs = _resolved_trainer(recipe, count, choices)
+    own = tokenizer_for(recipe, features, lambda: _texts(rows.train, features), sources, tokenizer)
     config, objectives = objectives_for(
         recipe, model_config(recipe, features, own, sources, count, choices), features, own
     )
     model = built(config, sources, recipe.trainer.seed, choices)
-    choose_trained(model, recipe)
-    batch_size, epochs = recipe.trainer.batch_size or 2, recipe.trainer.epochs or 1
+    prepare_weights(model, recipe.trainer, tower=2)
     epoch_steps = max(1, count // batch_size)
     total_steps = recipe.trainer.steps or epochs * epoch_steps
     train = FeatureRows(rows.train, features, own, recipe.data.augment, seed=recipe.trainer.seed)
@@ -274,7 +272,7 @@ def divide_rows(manifest: Manifest, recipe: MultimodalRecipe) -> Rows:
     """Rows to train on, to validate on, and to keep for the report.
 
     Raises:
-        DataError: too few rows, or the split column has no training rows.
+        DataError: the split column has no training rows.
     """
     data, seed = recipe.data, recipe.trainer.seed
     # Rows that show one picture stay together: a picture known from training tells nothing of new ones.
@@ -282,8 +280,6 @@ def divide_rows(manifest: Manifest, recipe: MultimodalRecipe) -> Rows:
     test = _test_places(manifest, numbers, recipe)
     rest = np.setdiff1d(np.arange(len(manifest)), test)
     division = divide(manifest.select(rest), numbers[rest], data, seed)
-    if len(division.train) < 2:
-        raise DataError(f"{manifest.source}: training needs at least 2 rows, got {len(division.train)}")
     kept = f"; {len(test):,} rows kept for the report" if len(test) else ""
     return Rows(
         train=manifest.select(rest[division.train]),
@@ -305,19 +301,32 @@ def _test_places(manifest: Manifest, numbers: Places, recipe: MultimodalRecipe) 
     return divide(manifest, numbers, held, recipe.trainer.seed + 1).val
 
 
-def _resolved_trainer(recipe: MultimodalRecipe, rows: int, choices: list[Choice]) -> MultimodalRecipe:
+def _resolved_trainer(recipe: MultimodalRecipe, rows: int, choices: list[Choice]) -> tuple[MultimodalRecipe, int, int]:
+    """The recipe with batch size, epochs and precision chosen; batch size and epochs beside it.
+
+    Raises:
+        DataError: there are fewer than two rows a process.
+    """
     trainer = recipe.trainer
-    changes: dict[str, Any] = {"precision": resolve_precision(trainer.precision, trainer.accelerator)}
-    size = trainer.batch_size or choose.batch_size(rows)
+    asked = trainer.batch_size or choose.batch_size(rows)
+    most = rows - rows % trainer.devices
+    size = min(asked - asked % trainer.devices, most)
+    if size < 2 * trainer.devices:
+        raise DataError(f"training needs at least 2 rows a process, got {rows} for {trainer.devices}")
     if trainer.batch_size is None:
-        choices.append(Choice("trainer.batch_size", str(min(size, rows)), f"{rows:,} training rows"))
-    elif size > rows:
-        choices.append(Choice("trainer.batch_size", str(rows), f"in place of {size}: there are {rows:,} training rows"))
-    changes["batch_size"] = min(size, rows)
-    if trainer.epochs is None:
-        changes["epochs"] = choose.epochs(rows)
-        if trainer.steps is None:
-            choices.append(Choice("trainer.epochs", str(changes["epochs"]), f"{rows:,} training rows"))
+        choices.append(Choice("trainer.batch_size", str(size), f"{rows:,} training rows"))
+    elif size < asked:
+        choices.append(
+            Choice("trainer.batch_size", str(size), f"in place of {asked}: there are {rows:,} training rows")
+        )
+    epochs = trainer.epochs or choose.epochs(rows)
+    if trainer.epochs is None and trainer.steps is None:
+        choices.append(Choice("trainer.epochs", str(epochs), f"{rows:,} training rows"))
+    changes: dict[str, Any] = {
+        "precision": resolve_precision(trainer.precision, trainer.accelerator),
+        "batch_size": size,
+        "epochs": epochs,
+    }
     if trainer.metric == "score" and not recipe.data.targets:
         changes["metric"] = "loss"
-    return recipe.model_copy(update={"trainer": trainer.model_copy(update=changes)})
+    return recipe.model_copy(update={"trainer": trainer.model_copy(update=changes)}), size, epochs
