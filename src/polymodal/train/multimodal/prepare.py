@@ -305,14 +305,14 @@ def _resolved_trainer(recipe: MultimodalRecipe, rows: int, choices: list[Choice]
     """The recipe with batch size, epochs and precision chosen; batch size and epochs beside it.
 
     Raises:
-        DataError: there are fewer than two rows a process.
+        DataError: there are fewer than two rows, or than processes.
     """
     trainer = recipe.trainer
     asked = trainer.batch_size or choose.batch_size(rows)
     most = rows - rows % trainer.devices
     size = min(asked - asked % trainer.devices, most)
-    if size < 2 * trainer.devices:
-        raise DataError(f"training needs at least 2 rows a process, got {rows} for {trainer.devices}")
+    if size < 2:
+        raise DataError(f"training needs at least 2 rows and one a process, got {rows} for {trainer.devices}")
     if trainer.batch_size is None:
         choices.append(Choice("trainer.batch_size", str(size), f"{rows:,} training rows"))
     elif size < asked:
