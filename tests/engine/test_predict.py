@@ -2,6 +2,7 @@
 
 import csv
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,15 @@ def test_rows_alone_are_answered_as_in_company_and_in_any_batch(predictor: Predi
             assert one["price"].value == pytest.approx(other["price"].value, rel=1e-5)
             assert one["defect"].probability == pytest.approx(other["defect"].probability, abs=1e-5)
             assert one["names"].value == other["names"].value
+
+
+def test_several_threads_get_the_answers_of_one(predictor: Predictor) -> None:
+    alone = predictor.predict(rows()).predictions
+    with ThreadPoolExecutor(6) as pool:
+        for answer in pool.map(lambda turn: predictor.predict(rows(), batch_size=1 + turn % 4).predictions, range(24)):
+            for one, other in zip(answer, alone, strict=True):
+                assert one["price"].value == pytest.approx(other["price"].value, rel=1e-5)
+                assert one["names"].value == other["names"].value
 
 
 def test_what_is_seen_is_what_a_model_says_with_its_labels(predictor: Predictor) -> None:

@@ -1,6 +1,7 @@
 """Tokenizers read from folders, against transformers; what `Text` promises."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -203,3 +204,19 @@ def test_a_padding_token_that_is_not_there_is_refused(tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").write_text('{"pad_token": {"content": "<nothing>"}}')
     with pytest.raises(ArtifactError, match='the padding token "<nothing>" is not in the vocabulary'):
         Tokenizer.load(folder)
+
+
+def test_threads_that_ask_for_different_lengths_get_each_their_own() -> None:
+    tokenizer = tiny.tokenizer()
+    asked = [TextPreprocess(max_length=length, pad_to_max=length % 2 == 0) for length in range(3, 11)]
+    texts = ["a dog on the beach and a cat in the house", "a dog"]
+    alone = [tokenizer(texts, one) for one in asked]
+
+    def ask(turn: int) -> Text:
+        return tokenizer(texts, asked[turn % len(asked)])
+
+    with ThreadPoolExecutor(8) as pool:
+        for turn, answer in enumerate(pool.map(ask, range(400))):
+            wanted = alone[turn % len(asked)]
+            assert torch.equal(answer.ids, wanted.ids)
+            assert torch.equal(answer.mask, wanted.mask)

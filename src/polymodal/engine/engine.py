@@ -4,7 +4,6 @@ Shapes: N items; D width of the shared space; I images; T texts; C labels.
 """
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,7 +84,6 @@ class Engine:
         self.bias = None if model.bias is None else model.bias.item()  # SigLIP's
         self._checksum = checksum
         self._dtype = getattr(torch, precision)
-        self._tokenizing = threading.Lock()  # padding is a state of the tokenizer
         self.model = model.eval().to(self.device, self._dtype)
         self._image_tower = for_use(self.model.image_encoder)
 
@@ -284,8 +282,7 @@ class Engine:
     def _text_vectors(self, texts: list[str]) -> Vectors:
         if self.tokenizer is None:
             raise ArtifactError(f'"{self.name}" has no tokenizer: it can embed pictures, not texts')
-        with self._tokenizing:
-            text = self.tokenizer(texts, self.preprocess.text)
+        text = self.tokenizer(texts, self.preprocess.text)
         return self._checked(self.model.embed_text(text.to(str(self.device))))
 
     def _checked(self, vectors: Tensor) -> Vectors:

@@ -4,6 +4,7 @@ Shapes: B texts; L tokens, the longest text of the batch.
 """
 
 import json
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,13 @@ PAD_NAMES = ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>", "</s>")  # looked for
 # openai/CLIP clip/simple_tokenizer.py: specials, English endings, runs of letters, single digits, runs of the rest
 CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
+# Truncation and padding are a state of the backend, so it is set and used by one thread at a time. One lock for all
+# tokenizers, because a tokenizer is sent to worker processes and a lock of its own could not be.
+_state = threading.Lock()
+
 
 class Tokenizer:
-    """Callable: texts in, `Text` out.
+    """Callable: texts in, `Text` out; from several threads too.
 
     `backend` is the `tokenizers.Tokenizer` inside. Its padding entry, saved with it, says which id pads.
     """
@@ -56,8 +61,9 @@ class Tokenizer:
         special = self.backend.num_special_tokens_to_add(False)
         if preprocess.max_length < special:
             raise DataError(f"tokenizer: max_length {preprocess.max_length} is less than the {special} special tokens")
-        self._set(preprocess.max_length, preprocess.max_length if preprocess.pad_to_max else None)
-        rows = self.backend.encode_batch(list(texts))
+        with _state:
+            self._set(preprocess.max_length, preprocess.max_length if preprocess.pad_to_max else None)
+            rows = self.backend.encode_batch(list(texts))
         ids = torch.tensor([row.ids for row in rows], dtype=torch.int64)
         mask = torch.tensor([row.attention_mask for row in rows], dtype=torch.bool)
         if ids.shape[1] == 0:  # nothing but empty texts and no special tokens: one padding token, masked
@@ -89,8 +95,10 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json."""
-        self._set(None, None)
-        (Path(folder) / "tokenizer.json").write_text(self.backend.to_str(pretty=False), encoding="utf-8")
+        with _state:
+            self._set(None, None)
+            content = self.backend.to_str(pretty=False)
+        (Path(folder) / "tokenizer.json").write_text(content, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
