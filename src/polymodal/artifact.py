@@ -1,6 +1,6 @@
 """The artifact: the folder that training leaves and everything later takes. JSON and safetensors, never a pickle.
 
-    config.json         format, version of polymodal, the model's config
+    config.json         format, version of polymodal, the model's config and, if it was compressed, its forms
     model.safetensors   the weights
     tokenizer.json      as the `tokenizers` library writes it
     preprocess.json     what pictures and texts, or a table's columns, go through before the model
@@ -32,6 +32,8 @@ from polymodal.config import write_yaml
 from polymodal.errors import ArtifactError, ConfigError
 from polymodal.features import Features
 from polymodal.models.clip import Clip, ClipConfig
+from polymodal.models.forms import Forms, apply_forms
+from polymodal.models.ensemble import ClipEnsembleConfig, Ensemble, EnsembleConfig
 from polymodal.models.multimodal import Multimodal, MultimodalConfig
 from polymodal.preprocess import Preprocess
 from polymodal.text import Tokenizer
@@ -57,12 +59,14 @@ class Problem:
         return f"{self.file} {self.reason}; {self.remedy}"
 
 
-Model = Clip | Multimodal
-ModelConfig = ClipConfig | MultimodalConfig
+Model = Clip | Multimodal | Ensemble
+ModelConfig = ClipConfig | MultimodalConfig | EnsembleConfig | ClipEnsembleConfig
 # kind of the model -> its config, and what its inputs go through
 FAMILIES: Mapping[str, tuple[type[ModelConfig], type[Preprocess | Features]]] = {
     "clip": (ClipConfig, Preprocess),
     "multimodal": (MultimodalConfig, Features),
+    "ensemble": (EnsembleConfig, Features),
+    "clip_ensemble": (ClipEnsembleConfig, Preprocess),
 }
 
 
@@ -91,7 +95,7 @@ def save(
 
     Args:
         folder: where; its parents are made.
-        model: its `config` must describe it: weights that `load` could not place (LoRA not merged, say) are refused.
+        model: its `config` and `forms` must describe it: weights that `load` could not place (LoRA not merged, say) are refused.
         metrics: plain values; what was measured on this model.
         recipe: the resolved recipe, kept as recipe.yaml.
 
@@ -102,16 +106,18 @@ def save(
     if folder.exists() and not is_artifact(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise ArtifactError(f'"{folder}" exists and is not an artifact: it is not overwritten; choose another folder')
     weights = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
-    _refuse_misfits(f'"{folder}"', _skeleton(model.config), weights)
+    wanted = _skeleton(model.config, model.forms).state_dict()
+    _refuse_misfits(f'"{folder}"', {name: tuple(weight.shape) for name, weight in wanted.items()}, weights)
+    about = {"format": FORMAT, "polymodal": __version__, "model": model.config.to_dict()}
+    if model.forms != Forms():
+        about["forms"] = model.forms.to_dict()
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f".{folder.name}.writing-{os.getpid()}")
     fresh.mkdir()
     try:
-        _write_json(
-            fresh / "config.json", {"format": FORMAT, "polymodal": __version__, "model": model.config.to_dict()}
-        )
-        save_file(weights, fresh / "model.safetensors", metadata={"format": "pt"})
+        _write_json(fresh / "config.json", about)
+        save_file(model.forms.pack(weights), fresh / "model.safetensors", metadata={"format": "pt"})
         # safetensors lets nobody but the writer read its file.
         (fresh / "model.safetensors").chmod((fresh / "config.json").stat().st_mode)
         _write_json(fresh / "preprocess.json", preprocess.to_dict())
@@ -163,6 +169,7 @@ def load(folder: str | Path) -> Artifact:
     model_config, settings = FAMILIES[kind]
     try:
         config = model_config.parse(sizes, where="config.json: model")
+        forms = Forms.parse(about.get("forms", {}), where="config.json: forms")
         preprocess = settings.parse(_read_json(folder / "preprocess.json"), where="preprocess.json")
     except ConfigError as error:
         raise ArtifactError(f'artifact "{folder}": {error}; was it written by another polymodal?') from None
@@ -170,7 +177,7 @@ def load(folder: str | Path) -> Artifact:
     return Artifact(
         folder=folder,
         config=config,
-        model=_model(folder, config),
+        model=_model(folder, config, forms),
         tokenizer=Tokenizer.load(folder) if (folder / "tokenizer.json").exists() else None,
         preprocess=preprocess,
         metrics=_read_json(metrics_file) if metrics_file.exists() else {},
@@ -179,7 +186,7 @@ def load(folder: str | Path) -> Artifact:
 
 
 def _use(model: Model, tokenizer: Tokenizer | None) -> Use:
-    if isinstance(model, Multimodal):
+    if isinstance(model, Multimodal | Ensemble):
         return "predict"
     return "zero-shot" if tokenizer is not None else "embed"
 
@@ -242,25 +249,31 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _skeleton(config: ModelConfig) -> Model:
+def _skeleton(config: ModelConfig, forms: Forms) -> Model:
     """The model without memory for weights, in an instant."""
     with torch.device("meta"):
-        return config.build()
+        model = config.build()
+        apply_forms(model, forms)
+    model.forms = forms
+    return model
 
 
-def _model(folder: Path, config: ModelConfig) -> Model:
+def _model(folder: Path, config: ModelConfig, forms: Forms) -> Model:
     try:
         weights = load_file(folder / "model.safetensors")
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f'artifact "{folder}": model.safetensors cannot be read: {error}') from None
-    model = _skeleton(config)
-    _refuse_misfits(f'artifact "{folder}"', model, weights)
-    model.load_state_dict(weights, assign=True)
+    try:
+        model = _skeleton(config, forms)
+    except ArtifactError as error:
+        raise ArtifactError(f'artifact "{folder}": config.json: {error}') from None
+    wanted = model.state_dict()
+    _refuse_misfits(f'artifact "{folder}"', forms.shapes(wanted), weights)
+    model.load_state_dict(forms.unpack(weights, wanted), assign=True)
     return model.eval()
 
 
-def _refuse_misfits(where: str, model: Model, weights: Mapping[str, torch.Tensor]) -> None:
-    wanted = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+def _refuse_misfits(where: str, wanted: Mapping[str, tuple[int, ...]], weights: Mapping[str, torch.Tensor]) -> None:
     got = {name: tuple(weight.shape) for name, weight in weights.items()}
     faults = []
     if missing := sorted(wanted.keys() - got.keys()):

@@ -20,6 +20,7 @@ from polymodal.engine.engine import device_named
 from polymodal.engine.progress import progress_bar
 from polymodal.errors import ArtifactError, DataError
 from polymodal.features import Features, TextInput
+from polymodal.models.ensemble import Ensemble
 from polymodal.models.multimodal import Multimodal, MultimodalOutput
 from polymodal.text import Tokenizer
 from polymodal.types import Batch
@@ -49,7 +50,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: Multimodal,
+        model: Multimodal | Ensemble,
         tokenizer: Tokenizer | None,
         features: Features,
         *,

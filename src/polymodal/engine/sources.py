@@ -10,6 +10,7 @@ from polymodal.engine.predict import Predictor
 from polymodal.errors import ArtifactError, did_you_mean
 from polymodal.features import Features
 from polymodal.models.clip import Clip
+from polymodal.models.ensemble import Ensemble
 from polymodal.models.multimodal import Multimodal
 from polymodal.preprocess import Preprocess
 
@@ -46,7 +47,7 @@ def load(source: str | Path, *, device: str = "auto", precision: Precision = "fl
         raise ArtifactError(f'"{source}" is a run that has left no artifact yet; let `polymodal fit` end, or resume it')
     found = artifact.load(folder)
     about: Any = {"name": str(source), "metrics": found.metrics, "checksum": found.checksum, "device": device}
-    if isinstance(found.model, Multimodal):
+    if isinstance(found.model, Multimodal | Ensemble):
         assert isinstance(found.preprocess, Features)
         return Predictor(found.model, found.tokenizer, found.preprocess, **about)
     assert isinstance(found.preprocess, Preprocess)

@@ -15,6 +15,7 @@ from polymodal.layers.lora import apply_lora, lora_parameters
 from polymodal.layers.transformer import Transformer
 from polymodal.models import published
 from polymodal.models.clip import Clip, ClipConfig
+from polymodal.models.ensemble import ClipEnsemble, Ensemble
 from polymodal.models.published import Pretrained
 from polymodal.objectives import Objective
 from polymodal.preprocess import ImagePreprocess, Preprocess, TextPreprocess
@@ -71,6 +72,8 @@ def load_pretrained(source: str) -> Pretrained:
         folder = folder / "artifact"
     if artifact.is_artifact(folder):
         found = artifact.load(folder)
+        if isinstance(found.model, Ensemble | ClipEnsemble):
+            raise ConfigError(f'"{source}" is an ensemble, which has no training; start from one of its members')
         if isinstance(found.preprocess, Features):
             return Pretrained(found.model, found.tokenizer, Preprocess(), features=found.preprocess)
         return Pretrained(found.model, found.tokenizer, found.preprocess)
