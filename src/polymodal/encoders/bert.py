@@ -83,11 +83,23 @@ class Bert(nn.Module):
         Raises:
             ShapeError: the text is longer than the positions that were learned.
         """
+        x = self.blocks(self.dropout(self._embedded(text)), text.mask)
+        return Tokens(x, text.mask, self._pool(x, text.mask))
+
+    def pooled(self, text: Text) -> Tensor:
+        """(B, D): `forward(text).pooled` in eval mode, without what only the other tokens need."""
+        if self.config.pool == "mean" or not len(self.blocks):
+            said: Tokens = self(text)
+            return said.pooled
+        first = text.ids.new_zeros(len(text.ids))
+        out: Tensor = self.pooler(self.blocks.at(self._embedded(text), first, text.mask))
+        return out
+
+    def _embedded(self, text: Text) -> Tensor:
         length = check_length(text, self.config.max_length)
         x = self.embedding(text.ids)
-        x = x + (self.positions[:length] + self.segments[0]).to(x.dtype)
-        x = self.blocks(self.dropout(self.norm(x)), text.mask)
-        return Tokens(x, text.mask, self._pool(x, text.mask))
+        out: Tensor = self.norm(x + (self.positions[:length] + self.segments[0]).to(x.dtype))
+        return out
 
     def _pool(self, x: Tensor, mask: Tensor) -> Tensor:
         if self.config.pool == "mean":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from polymodal.config import Config
 from polymodal.errors import ShapeError
 from polymodal.layers.mlp import Activation
-from polymodal.layers.pooling import last_real, masked_mean
+from polymodal.layers.pooling import at, last_place, masked_mean
 from polymodal.layers.transformer import Transformer, initialize_as_clip
 from polymodal.types import Text, Tokens
 
@@ -76,24 +76,34 @@ class TextTransformer(nn.Module):
         Raises:
             ShapeError: the text is longer than the positions that were learned.
         """
-        length = check_length(text, self.config.max_length)
-        x = self.embedding(text.ids)
-        x = x + self.positions[:length].to(x.dtype)
-        x = self.post_norm(self.blocks(x, text.mask))
-        return Tokens(x, text.mask, self.head(self._pool(x, text)))
+        x = self.post_norm(self.blocks(self._embedded(text), text.mask))
+        mean = self.config.pool == "mean"
+        return Tokens(x, text.mask, self.head(masked_mean(x, text.mask) if mean else at(x, self._place(text))))
 
-    def _pool(self, x: Tensor, text: Text) -> Tensor:
-        if self.config.pool == "last":
-            return last_real(x, text.mask)
+    def pooled(self, text: Text) -> Tensor:
+        """(B, D): `forward(text).pooled` in eval mode, without what only the other tokens need."""
         if self.config.pool == "mean":
-            return masked_mean(x, text.mask)
+            said: Tokens = self(text)
+            return said.pooled
+        out: Tensor = self.head(self.post_norm(self.blocks.at(self._embedded(text), self._place(text), text.mask)))
+        return out
+
+    def _embedded(self, text: Text) -> Tensor:
+        length = check_length(text, self.config.max_length)
+        x: Tensor = self.embedding(text.ids)
+        return x + self.positions[:length].to(x.dtype)
+
+    def _place(self, text: Text) -> Tensor:
+        """(B,), of the token that is read."""
+        if self.config.pool == "last":
+            return last_place(text.mask)
         if self.config.eos_token_id is None:
-            return x[torch.arange(len(x), device=x.device), text.ids.argmax(1)]
+            return text.ids.argmax(1)
         # A text without its end token is read at its last real one; the source's code would read the first place, which
         # under a causal mask says nothing about the text.
         is_end = (text.ids == self.config.eos_token_id) & text.mask
         upto_end = is_end.cumsum(1) - is_end.int() == 0
-        return last_real(x, text.mask & upto_end)
+        return last_place(text.mask & upto_end)
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Parameters from input to output: embeddings, each block, what comes after."""

@@ -84,13 +84,26 @@ class Vit(nn.Module):
         Raises:
             ShapeError: a side is less than a patch.
         """
+        x = self.post_norm(self.blocks(self._embedded(pixels)))
+        mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        return Tokens(x, mask, self._pool(x))
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """(B, D): `forward(pixels).pooled` in eval mode, without what only the other tokens need."""
+        if self.config.pool not in ("cls", "tanh") or not len(self.blocks):
+            said: Tokens = self(pixels)
+            return said.pooled
+        first = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
+        out: Tensor = self.head(self.post_norm(self.blocks.at(self._embedded(pixels), first)))
+        return out
+
+    def _embedded(self, pixels: Tensor) -> Tensor:
         x, height, width = self.patches(pixels)
         if self.class_token is not None:
             x = torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
         x = x + fit_grid(self.positions, height, width, leading=int(self.config.class_token)).to(x.dtype)
-        x = self.post_norm(self.blocks(self.pre_norm(x)))
-        mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        return Tokens(x, mask, self._pool(x))
+        out: Tensor = self.pre_norm(x)
+        return out
 
     def _pool(self, x: Tensor) -> Tensor:
         match self.config.pool:

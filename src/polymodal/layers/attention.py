@@ -50,6 +50,16 @@ class Attention(nn.Module):
         out: Tensor = self.out(layout.pack(mixed.transpose(1, 2).flatten(2)))
         return out
 
+    def at(self, x: Tensor, places: Tensor, keys: Tensor | None = None, causal: bool = False) -> Tensor:
+        """(B, D): `forward` at one place (B,) of each row, whose token alone looks at the others."""
+        query, key, value = self._split(self.qkv(x))
+        if causal:
+            keys = (torch.arange(x.shape[1], device=x.device) <= places[:, None])[:, None, None, :]
+        asked = torch.take_along_dim(query, places[:, None, None, None], 2)  # (B, H, 1, d)
+        mixed = scaled_dot_product_attention(asked, key, value, attn_mask=keys)
+        out: Tensor = self.out(mixed.flatten(1))
+        return out
+
     def weights(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Who looks at whom, (B, H, L, L); each row of the last dimension sums to 1."""
         query, key, _ = self._split(self.qkv(x))

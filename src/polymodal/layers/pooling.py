@@ -18,9 +18,17 @@ def masked_mean(sequence: Tensor, mask: Tensor) -> Tensor:
 
 def last_real(sequence: Tensor, mask: Tensor) -> Tensor:
     """The vector at the last True of each row's mask, (B, D); the first for a row that has none."""
-    places = torch.arange(mask.shape[1], device=mask.device)
-    last = torch.where(mask, places, 0).amax(1)
-    return sequence[torch.arange(len(sequence), device=mask.device), last]
+    return at(sequence, last_place(mask))
+
+
+def last_place(mask: Tensor) -> Tensor:
+    """The place (B,) of the last True of each row of a (B, L) mask; 0 for a row that has none."""
+    return torch.where(mask, torch.arange(mask.shape[1], device=mask.device), 0).amax(1)
+
+
+def at(sequence: Tensor, places: Tensor) -> Tensor:
+    """The vector at one place (B,) of each row, (B, D) of (B, L, D)."""
+    return sequence[torch.arange(len(sequence), device=sequence.device), places]
 
 
 class AttentionPool(nn.Module):

@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from polymodal.layers.attention import Attention
 from polymodal.layers.mlp import Activation, Mlp
-from polymodal.layers.packing import Layout
+from polymodal.layers.packing import Layout, key_mask
+from polymodal.layers.pooling import at
 
 
 class Block(nn.Module):
@@ -42,6 +43,17 @@ class Block(nn.Module):
             x = x + self.dropout(self.attention(self.norm1(x), mask, causal))
             x = x + self.dropout(self.mlp(self.norm2(x)))
         return x
+
+    def at(self, x: Tensor, places: Tensor, keys: Tensor | None, causal: bool) -> Tensor:
+        """(B, D): `forward` without dropout at one place (B,) of each row; no other token passes the MLP."""
+        own = at(x, places)
+        if self.post:
+            own = self.norm1(own + self.attention.at(x, places, keys, causal))
+            own = self.norm2(own + self.mlp(own))
+        else:
+            own = own + self.attention.at(self.norm1(x), places, keys, causal)
+            own = own + self.mlp(self.norm2(own))
+        return own
 
     def weights(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Who looks at whom in this block when `x` goes in, (B, H, L, L)."""
@@ -85,6 +97,18 @@ class Transformer(nn.ModuleList):
             return self._through(x, mask)
         layout = Layout.of(mask, pack=self.training)
         return layout.pad(self._through(layout.pack(x), layout))
+
+    def at(self, x: Tensor, places: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, D): `forward` in eval mode at one place (B,) of each row, for those who pool a single token.
+
+        The last block then works for that token alone: of 12 blocks this saves about 6 % of all products.
+        """
+        keys = None if mask is None or self.causal else key_mask(mask)
+        *before, last = self
+        for block in before:
+            x = block(x, keys, self.causal)
+        assert isinstance(last, Block)
+        return last.at(x, places, keys, self.causal)
 
     def _through(self, x: Tensor, mask: Layout | None) -> Tensor:
         for block in self:
