@@ -32,8 +32,8 @@ from polymodal.config import write_yaml
 from polymodal.errors import ArtifactError, ConfigError
 from polymodal.features import Features
 from polymodal.models.clip import Clip, ClipConfig
-from polymodal.models.forms import Forms, apply_forms
 from polymodal.models.ensemble import ClipEnsembleConfig, Ensemble, EnsembleConfig
+from polymodal.models.forms import Forms, apply_forms
 from polymodal.models.multimodal import Multimodal, MultimodalConfig
 from polymodal.preprocess import Preprocess
 from polymodal.text import Tokenizer
@@ -95,7 +95,8 @@ def save(
 
     Args:
         folder: where; its parents are made.
-        model: its `config` and `forms` must describe it: weights that `load` could not place (LoRA not merged, say) are refused.
+        model: its `config` and `forms` must describe it: weights that `load` could not place (LoRA not merged, say) are
+            refused.
         metrics: plain values; what was measured on this model.
         recipe: the resolved recipe, kept as recipe.yaml.
 

@@ -18,6 +18,7 @@ from polymodal.config import Config
 from polymodal.encoders import ImageEncoderConfig, TextEncoderConfig
 from polymodal.errors import ConfigError
 from polymodal.layers.kernel import KernelProjection
+from polymodal.models.forms import Forms
 from polymodal.types import Text
 
 
@@ -86,6 +87,8 @@ class ClipOutput(NamedTuple):
 
 
 class Clip(nn.Module):
+    forms: Forms = Forms()  # what compression has made of it
+
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.config = config

@@ -16,6 +16,8 @@ from polymodal.config import Config
 from polymodal.errors import ShapeError
 from polymodal.features import Task
 from polymodal.models.clip import Clip, ClipConfig
+from polymodal.models.forms import Forms
+from polymodal.models.forms import Forms
 from polymodal.models.multimodal import MultimodalConfig, MultimodalOutput
 from polymodal.types import Fused, Input, Text, Tokens
 
@@ -96,9 +98,12 @@ def mixed(task: Task, of: Of, outputs: Sequence[Tensor], weights: Sequence[Tenso
 class Ensemble(nn.Module):
     """Called as a `Multimodal` is; every member looks at its own inputs."""
 
+    forms: Forms = Forms()  # what compression has made of it
+
     def __init__(self, config: EnsembleConfig) -> None:
         super().__init__()
         self.config = config
+        self.forms = Forms()  # of all members, under the names that their modules have here
         self.members = nn.ModuleList(member.model.build() for member in config.members)
 
     def forward(
@@ -190,6 +195,7 @@ class ClipEnsemble(Clip):
     def __init__(self, config: ClipEnsembleConfig) -> None:
         nn.Module.__init__(self)
         self.config = config
+        self.forms = Forms()  # as in `Ensemble`
         members = [member.build() for member in config.members]
         self.image_encoder = JoinedTowers(
             [one.image_encoder for one in members], [one.image_projection for one in members], config.weights

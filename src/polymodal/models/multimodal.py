@@ -15,8 +15,10 @@ from polymodal.encoders import EncoderConfig
 from polymodal.errors import ShapeError
 from polymodal.fusion import FusionConfig
 from polymodal.fusion.missing import Missing, drop_inputs
+from polymodal.layers.branch import holds
 from polymodal.layers.named import ByName
 from polymodal.layers.skeleton import skeleton
+from polymodal.models.forms import Forms
 from polymodal.models.heads import HeadsConfig
 from polymodal.models.pretraining import Parts, PretrainingHeadConfig
 from polymodal.types import Fused, Input, Record, Regions, Series, Text, Tokens
@@ -46,6 +48,8 @@ class MultimodalOutput(NamedTuple):
 
 
 class Multimodal(nn.Module):
+    forms: Forms = Forms()  # what compression has made of it
+
     def __init__(self, config: MultimodalConfig) -> None:
         super().__init__()
         self.config = config
@@ -97,7 +101,7 @@ class Multimodal(nn.Module):
     def _said(self, name: str, given: Input, present: Tensor) -> Tokens:
         if isinstance(given, Tokens):
             return given
-        if not bool(present.any()):
+        if holds(~present.any()):
             return self._said_of_nothing(name, given)
         said: Tokens = self.encoders[name](blank(given, present))
         return said
@@ -121,7 +125,7 @@ def blank(given: Input, present: Tensor) -> Input:
 
     An absent row keeps its first place unmasked, for a row without any place has no softmax.
     """
-    if bool(present.all()):
+    if holds(present.all()):
         return given
     match given:
         case Text(ids, mask):
@@ -145,9 +149,8 @@ def _zeroed(values: Tensor, present: Tensor) -> Tensor:
 
 
 def _first_only(mask: Tensor, present: Tensor) -> Tensor:
-    kept = mask & present[:, None]
-    kept[:, 0] |= ~present
-    return kept
+    first = torch.arange(mask.shape[1], device=mask.device) == 0
+    return torch.where(present[:, None], mask, first)
 
 
 def _first_rows(given: Any, count: int) -> Any:
@@ -158,4 +161,4 @@ def _first_rows(given: Any, count: int) -> Any:
 
 def _rows(given: Input) -> tuple[int, torch.device]:
     first = given if isinstance(given, Tensor) else given[0]
-    return len(first), first.device
+    return first.shape[0], first.device

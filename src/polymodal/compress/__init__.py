@@ -1,0 +1,1 @@
+"""Artifact in, smaller artifact out, by a chain of steps, each with its price."""
