@@ -85,7 +85,7 @@ class Bottleneck(nn.Module):
     def _streams(self, tokens: Mapping[str, Tokens]) -> tuple[list[Tensor], list[Tensor]]:
         """Each input's class token and tokens, and where one may look."""
         streams = [
-            torch.cat([first.to(sequence.dtype).expand(len(sequence), 1, -1), sequence], 1)
+            torch.cat([first.to(sequence.dtype).expand(sequence.shape[0], 1, -1), sequence], 1)
             for first, sequence in zip(self.class_tokens, self.project.sequences(tokens).values(), strict=True)
         ]
         return streams, [key_mask(pad(tokens[name].mask, (1, 0), value=True)) for name in self.widths]
@@ -93,10 +93,12 @@ class Bottleneck(nn.Module):
     def _exchange(
         self, streams: list[Tensor], masks: list[Tensor], weights: Tensor, maps: bool
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        shared = self.bottlenecks.to(streams[0].dtype).expand(len(weights), -1, -1)
+        shared = self.bottlenecks.to(streams[0].dtype).expand(weights.shape[0], -1, -1)
         masks = [pad(mask, (0, len(self.bottlenecks)), value=True) for mask in masks]
         looks: dict[str, Tensor] = {}
-        for number in range(self.config.separate, self.config.separate + self.config.layers):
+        first = self.stacks[0]
+        assert isinstance(first, Transformer)
+        for number in range(self.config.separate, len(first)):  # not the config's: some may have been left out
             layer = self._layer(number, [torch.cat([x, shared], 1) for x in streams], masks)
             if maps:
                 seen = [block.weights(x, mask) for _, block, x, mask in layer]

@@ -163,7 +163,7 @@ class Connection(nn.Module):
     def __init__(self, config: CoattentionConfig, streams: list[_Stream]) -> None:
         super().__init__()
         self.dropout = config.dropout
-        self.first, self.second = (_Side(config, stream) for stream in streams)
+        self.first, self.second = (Side(config, stream) for stream in streams)
 
     def forward(self, states: list[Tensor], layouts: list[Layout]) -> list[Tensor]:
         """Both streams behind it, each as its layout says: (B, L, D), or (N, D) of its real tokens."""
@@ -182,7 +182,7 @@ class Connection(nn.Module):
         return attention_weights(query1, key2, layouts[1].keys), attention_weights(query2, key1, layouts[0].keys)
 
 
-class _Side(nn.Module):
+class Side(nn.Module):
     """The half of a connection that belongs to one stream."""
 
     def __init__(self, config: CoattentionConfig, stream: _Stream) -> None:

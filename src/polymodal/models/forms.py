@@ -5,14 +5,16 @@ bears it at that moment. `stored` says which weights lie in the file in fewer bi
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from polymodal.config import Config
+from polymodal.encoders.clip_resnet import GridAttentionPool
 from polymodal.errors import ArtifactError
+from polymodal.fusion.coattention import Side
 from polymodal.layers.attention import Attention, CrossAttention
 from polymodal.layers.compressed import (
     Int8Linear,
@@ -70,14 +72,18 @@ class HeadsForm(Config):
 
     def build(self, module: nn.Module) -> nn.Module:
         """The module itself, its projections replaced."""
-        attention: Any = module if isinstance(module, CrossAttention) else _a(Attention, module)
-        inner = attention.out.in_features // attention.heads * self.heads
-        for name in ("qkv", "q", "kv"):
-            if (old := getattr(attention, name, None)) is not None:
-                parts = old.out_features // attention.out.in_features
-                setattr(attention, name, LinearForm(inputs=old.in_features, outputs=parts * inner).build(old))
-        attention.out = LinearForm(inputs=inner, outputs=attention.out.out_features).build(attention.out)
-        attention.heads = self.heads
+        if not isinstance(module, Attention | CrossAttention | Side | GridAttentionPool):
+            raise TypeError(f"wanted an attention, got {type(module).__name__}")
+        last = "c_proj" if isinstance(module, GridAttentionPool) else "out"
+        out = module.get_submodule(last)
+        assert isinstance(out, nn.Linear)
+        inner = out.in_features // module.heads * self.heads
+        for name in ("qkv", "q", "kv", "q_proj", "k_proj", "v_proj"):
+            if (old := getattr(module, name, None)) is not None:
+                parts = old.out_features // out.in_features
+                setattr(module, name, LinearForm(inputs=old.in_features, outputs=parts * inner).build(old))
+        setattr(module, last, LinearForm(inputs=inner, outputs=out.out_features).build(out))
+        module.heads = self.heads
         return module
 
 
