@@ -91,7 +91,7 @@ class Bert(nn.Module):
         if self.config.pool == "mean" or not len(self.blocks):
             said: Tokens = self(text)
             return said.pooled
-        first = text.ids.new_zeros(len(text.ids))
+        first = text.ids.new_zeros(text.ids.shape[0])
         out: Tensor = self.pooler(self.blocks.at(self._embedded(text), first, text.mask))
         return out
 

@@ -46,6 +46,8 @@ class Lstm(nn.Module):
 
     def forward(self, text: Text) -> Tokens:
         """Tokens of (B, L) ids, padded on the right; pooled is the last state of each direction, side by side."""
+        if torch.compiler.is_exporting():
+            return self._unpacked(text)
         lengths = text.mask.sum(1).clamp(min=1).cpu()  # a text of nothing is read as one padding token
         packed = pack_padded_sequence(
             self.dropout(self.embedding(text.ids)), lengths, batch_first=True, enforce_sorted=False
@@ -53,6 +55,27 @@ class Lstm(nn.Module):
         states, (last, _) = self.lstm(packed)
         sequence, _ = pad_packed_sequence(states, batch_first=True, total_length=text.ids.shape[1])
         return Tokens(sequence, text.mask, torch.cat([last[-2], last[-1]], dim=-1))
+
+    def _unpacked(self, text: Text) -> Tokens:
+        """The same without packed sequences, which no graph format knows, and without dropout.
+
+        Backwards is forwards through rows whose real part is turned round: so no real token sees padding before it.
+        """
+        places = torch.arange(text.mask.shape[1], device=text.mask.device)
+        lengths = text.mask.sum(1, keepdim=True).clamp(min=1)
+        turned = torch.where(places < lengths, lengths - 1 - places, places)[:, :, None]  # its own inverse
+        half = self.config.width // 2
+        x = self.embedding(text.ids)
+        start = x.new_zeros(1, x.shape[0], half)
+        for layer in range(self.config.layers):
+            forth, back = self.lstm.all_weights[2 * layer : 2 * layer + 2]
+            ahead = torch.lstm(x, (start, start), forth, True, 1, 0.0, False, False, True)[0]
+            behind = x.gather(1, turned.expand(-1, -1, x.shape[2]))
+            behind = torch.lstm(behind, (start, start), back, True, 1, 0.0, False, False, True)[0]
+            x = torch.cat([ahead, behind.gather(1, turned.expand(-1, -1, half))], dim=-1)
+        last = ahead.gather(1, (lengths - 1)[:, :, None].expand(-1, -1, half))[:, 0]
+        # Packed sequences give zeros behind a text's end.
+        return Tokens(x * (places < lengths)[:, :, None], text.mask, torch.cat([last, x[:, 0, half:]], dim=-1))
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Parameters from input to output: embeddings, then each layer with both its directions."""

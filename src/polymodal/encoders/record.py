@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from polymodal.config import Config
 from polymodal.errors import ConfigError, ShapeError
 from polymodal.features import FIRST, MISSING, UNSEEN
+from polymodal.layers.branch import holds
 from polymodal.layers.mlp import Activation
 from polymodal.layers.transformer import Transformer
 from polymodal.types import Record, Tokens
@@ -100,7 +101,7 @@ class Categories(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         sizes = torch.tensor(self.sizes, device=codes.device)
-        if bool(((codes < 0) | (codes >= sizes)).any()):
+        if holds(((codes < 0) | (codes >= sizes)).any()):
             column = int(((codes < 0) | (codes >= sizes)).any(0).nonzero()[0])
             raise ShapeError(
                 f"record encoder: codes of category {column} must be from 0 to {self.sizes[column] - 1}, got "
@@ -175,7 +176,7 @@ class RecordEncoder(nn.Module):
         check_columns(record, self.config)
         x = self.columns(record)
         if self.config.layers:
-            x = torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+            x = torch.cat([self.class_token.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
             x = self.post_norm(self.blocks(self.dropout(x)))
         mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         return Tokens(x, mask, x[:, 0] if self.config.layers else x.mean(1))
@@ -217,7 +218,7 @@ class RecordMlp(nn.Module):
         x = torch.cat(parts, dim=1)
         for block in self.blocks:
             x = block(x)
-        return Tokens(x[:, None], torch.ones(len(x), 1, dtype=torch.bool, device=x.device), x)
+        return Tokens(x[:, None], torch.ones(x.shape[0], 1, dtype=torch.bool, device=x.device), x)
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Parameters from input to output: the categories' vectors, if any, then each block."""

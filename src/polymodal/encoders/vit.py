@@ -93,14 +93,14 @@ class Vit(nn.Module):
         if self.config.pool not in ("cls", "tanh") or not len(self.blocks):
             said: Tokens = self(pixels)
             return said.pooled
-        first = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
+        first = torch.zeros(pixels.shape[0], dtype=torch.int64, device=pixels.device)
         out: Tensor = self.head(self.post_norm(self.blocks.at(self._embedded(pixels), first)))
         return out
 
     def _embedded(self, pixels: Tensor) -> Tensor:
         x, height, width = self.patches(pixels)
         if self.class_token is not None:
-            x = torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+            x = torch.cat([self.class_token.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         x = x + fit_grid(self.positions, height, width, leading=int(self.config.class_token)).to(x.dtype)
         out: Tensor = self.pre_norm(x)
         return out

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from polymodal.config import Config
 from polymodal.errors import ShapeError
+from polymodal.layers.branch import holds
 from polymodal.layers.mlp import Activation, activation
 from polymodal.layers.pooling import masked_mean
 from polymodal.layers.spec_augment import SpecAugmentConfig
@@ -87,7 +88,7 @@ class Whisper(nn.Module):
         x = self.act(self.conv2(x.masked_fill(~real, 0))).transpose(1, 2)
         mask = mask[:, ::2]  # a token stands at every other frame and looks at both neighbours
         x = self.dropout(x + self.positions[: x.shape[1]].to(x.dtype))
-        x = self.post_norm(self.blocks(x, None if bool(mask.all()) else mask))
+        x = self.post_norm(self.blocks(x, None if holds(mask.all()) else mask))
         return Tokens(x, mask, masked_mean(x, mask))
 
     def _check(self, sound: Series) -> None:

@@ -118,7 +118,7 @@ class Early(nn.Module):
                 )
             case "last_word":
                 lengths = next(iter(tokens.values())).mask.sum(1)
-                return states[torch.arange(len(states), device=states.device), (lengths - 2).clamp(min=0)]
+                return states[torch.arange(states.shape[0], device=states.device), (lengths - 2).clamp(min=0)]
             case _:
                 pooled: Tensor = self.pooler(states[:, 0])
                 return pooled

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from polymodal.layers.branch import holds
 from polymodal.layers.named import module_name
 from polymodal.types import Tokens
 
@@ -44,13 +45,13 @@ class Missing(nn.Module):
         for name in self.names:
             token, there = self.learned[module_name(name)], present[name]
             filled[name] = (
-                self._filled(tokens[name], there, token) if name in tokens else self._absent(len(there), token)
+                self._filled(tokens[name], there, token) if name in tokens else self._absent(there.shape[0], token)
             )
         return filled
 
     @staticmethod
     def _filled(given: Tokens, present: Tensor, token: Tensor) -> Tokens:
-        if bool(present.all()):
+        if holds(present.all()):
             return given
         sequence, mask, pooled = given
         # An encoder whose vector is wider than its tokens (several levels read) gets the part that fits.

@@ -60,7 +60,7 @@ class TensorFusion(nn.Module):
 
 def outer_product(vectors: tuple[Tensor, ...]) -> Tensor:
     """⊗_m [1; x_m], flattened with the last input fastest: (B, Π(d_m + 1)) of (B, d_m)."""
-    product = vectors[0].new_ones(len(vectors[0]), 1)
+    product = vectors[0].new_ones(vectors[0].shape[0], 1)
     for vector in vectors:
         product = (product[:, :, None] * with_one(vector)[:, None, :]).flatten(1)
     return product
@@ -68,7 +68,7 @@ def outer_product(vectors: tuple[Tensor, ...]) -> Tensor:
 
 def with_one(vector: Tensor) -> Tensor:
     """[1; x]: (B, d + 1) of (B, d)."""
-    return torch.cat([vector.new_ones(len(vector), 1), vector], 1)
+    return torch.cat([vector.new_ones(vector.shape[0], 1), vector], 1)
 
 
 def _largest_inner(inputs: int) -> int:

@@ -28,7 +28,7 @@ def last_place(mask: Tensor) -> Tensor:
 
 def at(sequence: Tensor, places: Tensor) -> Tensor:
     """The vector at one place (B,) of each row, (B, D) of (B, L, D)."""
-    return sequence[torch.arange(len(sequence), device=sequence.device), places]
+    return sequence[torch.arange(sequence.shape[0], device=sequence.device), places]
 
 
 class AttentionPool(nn.Module):
@@ -48,6 +48,6 @@ class AttentionPool(nn.Module):
     def forward(self, sequence: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, D) of (B, L, D); mask (B, L) is True at real tokens."""
         keys = None if mask is None else key_mask(mask)
-        x: Tensor = self.attention(self.probe.expand(len(sequence), -1, -1), sequence, keys)
+        x: Tensor = self.attention(self.probe.expand(sequence.shape[0], -1, -1), sequence, keys)
         x = x + self.mlp(self.norm(x))
         return x[:, 0]

@@ -225,7 +225,7 @@ class Heads(nn.Module):
         if isinstance(head, TokenLinearHead):
             return fused.tokens[head.input].sequence
         if head.input not in tokens:
-            return fused.pooled.new_zeros(len(fused.pooled), self.encoder_widths[head.input])
+            return fused.pooled.new_zeros(fused.pooled.shape[0], self.encoder_widths[head.input])
         return tokens[head.input].pooled
 
     def tie(self) -> Tensor:
