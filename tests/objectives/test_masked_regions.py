@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from polymodal.errors import ConfigError, ShapeError
 from polymodal.objectives.masked_regions import region_classes_loss, region_features_loss
 from polymodal.types import Batch, Regions
+from tests import tiny
 from tests.objectives import joint_toy
 
 KIND = {"kind": "masked_regions"}
@@ -111,10 +113,62 @@ def test_a_batch_without_the_input_is_no_loss() -> None:
 
 
 def test_what_cannot_be_asked_says_why() -> None:
-    with pytest.raises(ConfigError, match='"image" is no input of regions; for pictures there is masked_image'):
+    with pytest.raises(
+        ConfigError, match='"image" is read by vit, which has no regions; give it an encoder of kind grid_regions'
+    ):
         objective(input="image")
+    with pytest.raises(ConfigError, match='"text" is no input of regions or pictures'):
+        objective(input="text")
     with pytest.raises(ConfigError, match='"regions" has no classes of a detector; set predicts: features'):
         objective(predicts="classes")
     joint, model = objective(classes=7, rate=0.9)
     with pytest.raises(ShapeError, match="came without the detector's classes"):
         joint(joint_toy.step(model, given()))
+
+
+def grid() -> tuple[Any, Any]:
+    """Pictures whose regions are the cells of a small network: 2 x 2 of them at 64 pixels."""
+    joint = joint_toy.objectives(KIND | {"input": "image", "rate": 0.5})
+    backbone = {"kind": "resnet", "block": "basic", "layers": [1, 1, 1, 1], "stem": 2, "image_size": 64}
+    image = {"kind": "grid_regions", "backbone": backbone, "width": 16, "heads": 2, "global_region": True}
+    encoders = {"image": image, "text": tiny.bert_config(vocab_size=300).to_dict()}
+    return joint, joint_toy.model(joint, encoders=encoders).eval()
+
+
+def test_of_pictures_the_cells_are_hidden_and_found_again() -> None:
+    joint, model = grid()
+    pixels = torch.randn(joint_toy.ROWS, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    step = joint_toy.step(model, joint_toy.batch(inputs={"image": pixels}))
+    places = step.prepare(joint.objectives[0])
+    cells = model.encoders["image"].cells(pixels)
+    assert cells.features.shape == (joint_toy.ROWS, 4, 16)
+    hidden = step.hidden["image"].features
+    zeroed = (hidden == 0).all(-1)
+    assert places.any() and not (zeroed & ~places).any()
+    torch.testing.assert_close(hidden[~zeroed], cells.features[~zeroed])
+
+    found = joint(step).loss
+    head = model.pretraining["masked_regions"]
+    states = step.masked.fused.tokens["image"].sequence[:, 1:][places]
+    wanted = mse_loss(head(states)["features"], cells.features[places])
+    torch.testing.assert_close(found, wanted)
+
+
+def test_cells_that_were_found_before_are_as_good_as_pixels() -> None:
+    joint, model = grid()
+    pixels = torch.randn(joint_toy.ROWS, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    losses = [
+        joint(joint_toy.step(model, joint_toy.batch(inputs={"image": given}))).loss
+        for given in (pixels, model.encoders["image"].cells(pixels))
+    ]
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_no_pixels_are_left_to_hide_where_cells_are_hidden() -> None:
+    both = [KIND | {"input": "image"}, {"kind": "masked_image"}]
+    joint = joint_toy.objectives(*both)
+    _, model = grid()
+    model.pretraining["masked_image"] = model.pretraining["masked_regions"]
+    step = joint_toy.step(model, joint_toy.batch(inputs={"image": torch.zeros(joint_toy.ROWS, 3, 64, 64)}))
+    with pytest.raises(ConfigError, match='of "image" another objective hides the cells.*leave one of them out'):
+        joint(step)

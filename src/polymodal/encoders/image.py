@@ -9,6 +9,5 @@ from polymodal.encoders.efficientnet_lite import EfficientNetLiteConfig
 from polymodal.encoders.resnet import ResnetConfig
 from polymodal.encoders.vit import VitConfig
 
-ImageEncoderConfig = Annotated[
-    VitConfig | ClipResnetConfig | ResnetConfig | EfficientNetLiteConfig, Field(discriminator="kind")
-]
+OwnImageEncoder = VitConfig | ClipResnetConfig | ResnetConfig | EfficientNetLiteConfig  # isinstance may ask this one
+ImageEncoderConfig = Annotated[OwnImageEncoder, Field(discriminator="kind")]

@@ -20,6 +20,7 @@ from polymodal.encoders.efficientnet_lite import EfficientNetLiteConfig
 from polymodal.encoders.image import ImageEncoderConfig
 from polymodal.encoders.vit import VitConfig
 from polymodal.errors import ShapeError
+from polymodal.layers.branch import holds
 from polymodal.layers.mlp import Activation
 from polymodal.layers.pooling import masked_mean
 from polymodal.layers.transformer import Transformer
@@ -220,8 +221,8 @@ def check_boxes(regions: Regions) -> None:
     x1, y1, x2, y2 = regions.boxes.unbind(-1)
     # Asked so that not-a-number fails too.
     fine = (regions.boxes >= -SLACK).all(-1) & (regions.boxes <= 1 + SLACK).all(-1) & (x1 <= x2) & (y1 <= y2)
-    wrong = (~fine & regions.mask).nonzero()
-    if len(wrong):
+    if holds((~fine & regions.mask).any()):
+        wrong = (~fine & regions.mask).nonzero()
         row, region = wrong[0].tolist()
         box = ", ".join(f"{value:g}" for value in regions.boxes[row, region].tolist())
         raise ShapeError(
@@ -232,7 +233,7 @@ def check_boxes(regions: Regions) -> None:
 
 def with_global_region(features: Tensor, boxes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The three with a real region in front: the mean of real regions' features, in the box of the whole picture."""
-    whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=boxes.device, dtype=boxes.dtype).expand(len(boxes), 1, 4)
+    whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=boxes.device, dtype=boxes.dtype).expand(boxes.shape[0], 1, 4)
     mean = masked_mean(features, mask)[:, None]
     return (
         torch.cat([mean, features], dim=1),
@@ -248,18 +249,14 @@ class GridRegionsEncoder(nn.Module):
         self.backbone = config.backbone.build()
         self.regions = RegionsEncoder(config)
 
-    def forward(self, pixels: Tensor) -> Tokens:
-        """Tokens of the cells of normalized pixels (B, 3, H, W), row by row; the backbone's class token is left out."""
-        tokens: Tokens = self.regions(self.cells(pixels))
+    def forward(self, given: Tensor | Regions) -> Tokens:
+        """Tokens of the cells of normalized pixels (B, 3, H, W), row by row; or of cells that were found before."""
+        tokens: Tokens = self.regions(given if isinstance(given, Regions) else self.cells(given))
         return tokens
 
     def cells(self, pixels: Tensor) -> Regions:
         """The grid as regions: what a masked-region objective predicts of."""
-        leading = int(isinstance(self.config.backbone, VitConfig) and self.config.backbone.class_token)
-        features = self.backbone(pixels).sequence[:, leading:]
-        rows, columns = grid_size(self.config.backbone, pixels.shape[2], pixels.shape[3], features.shape[1])
-        boxes = cell_boxes(rows, columns, features.device).expand(len(features), -1, -1)
-        return Regions(features, boxes, torch.ones(features.shape[:2], dtype=torch.bool, device=features.device))
+        return grid_regions(self.backbone, self.config.backbone, pixels)
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Parameters from input to output: the backbone's groups, then those of the regions.
@@ -267,6 +264,15 @@ class GridRegionsEncoder(nn.Module):
         What the backbone only uses to pool (its head) stands in its last group and gets no gradient.
         """
         return [*self.backbone.layer_groups(), *self.regions.layer_groups()]
+
+
+def grid_regions(backbone: nn.Module, config: ImageEncoderConfig, pixels: Tensor) -> Regions:
+    """The cells of the last grid of normalized pixels (B, 3, H, W), row by row; a class token is left out."""
+    leading = int(isinstance(config, VitConfig) and config.class_token)
+    features = backbone(pixels).sequence[:, leading:]
+    rows, columns = grid_size(config, pixels.shape[2], pixels.shape[3], features.shape[1])
+    boxes = cell_boxes(rows, columns, features.device).expand(features.shape[0], -1, -1)
+    return Regions(features, boxes, torch.ones(features.shape[:2], dtype=torch.bool, device=features.device))
 
 
 def grid_size(backbone: ImageEncoderConfig, height: int, width: int, cells: int) -> tuple[int, int]:

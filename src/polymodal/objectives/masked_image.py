@@ -123,6 +123,20 @@ class _Picture(JointObjective):
         assert isinstance(config, MaskedImageHeadConfig)
         return config.cell
 
+    def pixels(self, step: JointStep) -> Tensor | None:
+        """(B, 3, H, W) normalized, or None where the batch lacks the input.
+
+        Raises:
+            ConfigError: cells stand in their place.
+        """
+        given = step.hidden.get(self.input)
+        if given is not None and not isinstance(given, Tensor):
+            raise ConfigError(
+                f'objective {self.head}: of "{self.input}" another objective hides the cells, so that no pixels are '
+                "left to hide; leave one of them out"
+            )
+        return given
+
     def found(self, step: JointStep, places: Tensor | None) -> tuple[Tensor, Tensor]:
         """(M, 3 P²) predicted and true pixels of the cells at `places` (B, L)."""
         head = step.model.pretraining[self.head]
@@ -130,7 +144,9 @@ class _Picture(JointObjective):
         if places is None:  # a batch may lack an input altogether
             nothing = head(sequence[:0, 0])
             return nothing, nothing.detach()
-        cells = patchify(step.paired.inputs[self.input], self.side(step))  # type: ignore[arg-type]
+        pixels = step.paired.inputs[self.input]
+        assert isinstance(pixels, Tensor)  # `pixels` has seen to it
+        cells = patchify(pixels, self.side(step))
         places = places & step.masked.present[self.input][:, None]
         return head(cell_states(sequence, cells.shape[1])[places]).float(), cells[places]
 
@@ -141,8 +157,8 @@ class MaskedImage(_Picture):
         self.rate = config.rate
 
     def hide(self, step: JointStep) -> Tensor | None:
-        pixels = step.hidden.get(self.input)
-        if not isinstance(pixels, Tensor):
+        pixels = self.pixels(step)
+        if pixels is None:
             return None
         side = self.side(step)
         cells = (pixels.shape[2] // side) * (pixels.shape[3] // side)
@@ -162,8 +178,8 @@ class Denoising(_Picture):
         self.std = config.std
 
     def hide(self, step: JointStep) -> Tensor | None:
-        pixels = step.hidden.get(self.input)
-        if not isinstance(pixels, Tensor):
+        pixels = self.pixels(step)
+        if pixels is None:
             return None
         step.hidden[self.input] = pixels + self.std * step.normal(pixels)
         cells = (pixels.shape[2] // self.side(step)) * (pixels.shape[3] // self.side(step))

@@ -107,7 +107,9 @@ class MaskedText(JointObjective):
             ids, read = torch.zeros(0, dtype=torch.int64, device=states.device), states[:0, 0]
         else:
             places = places & step.masked.present[self.config.input][:, None]
-            ids, read = step.paired.inputs[self.config.input].ids[places], states[places]  # type: ignore[union-attr]
+            given = step.paired.inputs[self.config.input]
+            assert isinstance(given, Text)
+            ids, read = given.ids[places], states[places]
         logits = step.model.pretraining[self.config.head](read)
         loss = masked_text_loss(logits, ids)
         right = (logits.argmax(1) == ids).float().sum() / max(1, len(ids))

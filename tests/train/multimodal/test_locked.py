@@ -64,9 +64,9 @@ def planned(recipe: dict[str, Any]) -> MultimodalJob:
 
 def test_a_batch_has_what_the_encoder_would_say(table: Path) -> None:
     prepared = planned(recipe(table, freeze=["encoders.picture", "encoders.said"])).prepared
-    names = locked_inputs(prepared.model, prepared.features, prepared.recipe)
-    assert names == ["picture", "said"]
-    [rows] = look_once(prepared.model, names, [prepared.train])
+    towers = locked_inputs(prepared.model, prepared.features, prepared.recipe)
+    assert list(towers) == ["picture", "said"]
+    [rows] = look_once(towers, [prepared.train])
     assert isinstance(rows, LockedRows)
     places = [5, 3, 11, 0]  # 3 has no picture
     batch, plain = rows.batch(places), prepared.train.batch(places)
@@ -123,7 +123,7 @@ def test_runs_may_share_a_look(table: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def look(seed: int) -> int:
         prepared = planned(recipe(table, seed=seed)).prepared
         before = sum(looked)
-        look_once(prepared.model, ["picture"], [prepared.train])
+        look_once({"picture": prepared.model.encoders["picture"].eval()}, [prepared.train])
         return sum(looked) - before - 8
 
     with looks_shared():
@@ -147,7 +147,7 @@ def test_encoders_run_on_where_they_may_see_something_else(table: Path, changes:
     for key, value in changes.items():
         asked[key] = value if isinstance(value, list) else asked[key] | value
     prepared = planned(asked).prepared
-    assert locked_inputs(prepared.model, prepared.features, prepared.recipe) == []
+    assert locked_inputs(prepared.model, prepared.features, prepared.recipe) == {}
 
 
 def test_what_does_not_fit_into_memory_is_said_and_runs_as_always(
@@ -155,7 +155,7 @@ def test_what_does_not_fit_into_memory_is_said_and_runs_as_always(
 ) -> None:
     monkeypatch.setattr("polymodal.train.multimodal.locked.MOST_BYTES", 1000)
     prepared = planned(recipe(table)).prepared
-    assert look_once(prepared.model, ["picture"], [prepared.train]) == [prepared.train]
+    assert look_once({"picture": prepared.model.encoders["picture"].eval()}, [prepared.train]) == [prepared.train]
     assert (
         "picture: its locked encoder runs in every epoch; what it says of 32 rows is too much"
         in capsys.readouterr().err
@@ -196,7 +196,7 @@ def test_rows_of_one_picture_need_one_look(table: Path, tmp_path: Path, monkeypa
         return forward(self, pixels)
 
     monkeypatch.setattr(Resnet, "forward", counted)
-    [once] = look_once(prepared.model, ["picture"], [prepared.train])
+    [once] = look_once({"picture": prepared.model.encoders["picture"].eval()}, [prepared.train])
     assert looked == [8, 6]  # how much there is to keep; then four pictures, and nothing twice
     assert isinstance(once, LockedRows)
     places = list(range(len(prepared.train)))
@@ -212,3 +212,45 @@ def test_rows_of_one_picture_need_one_look(table: Path, tmp_path: Path, monkeypa
         rtol=0,
         atol=1e-5,
     )
+
+
+def grid(table: Path, **trainer: Any) -> dict[str, Any]:
+    """Pre-training of a grid of cells whose backbone is locked; what stands on it learns."""
+    asked = recipe(table, freeze=["encoders.picture.backbone"], **trainer)
+    backbone = {"kind": "resnet", "block": "basic", "layers": [1, 1, 1, 1], "stem": 4, "image_size": 64}
+    asked["data"]["inputs"]["picture"]["size"] = 64
+    asked["model"]["encoders"]["picture"] = {"kind": "grid_regions", "backbone": backbone, "width": 16, "heads": 2}
+    asked["objectives"] = [
+        {"kind": "masked_regions", "input": "picture"},
+        {"kind": "matching", "first": "picture", "second": "said", "contrast": "none"},
+    ]
+    return asked
+
+
+@pytest.mark.usefixtures("no_curve")
+def test_a_locked_backbone_finds_the_cells_once(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    forward = Resnet.forward
+
+    def counted(self: Resnet, pixels: torch.Tensor) -> Any:
+        looked.append(len(pixels))
+        return forward(self, pixels)
+
+    monkeypatch.setattr(Resnet, "forward", counted)
+    once = run.fit(grid(table), out=tmp_path / "once")
+    looks = sum(looked)
+    looked.clear()
+    many = run.fit(grid(table, cache_locked=False), out=tmp_path / "many")
+    # A few to see how much there is to keep, every row, and the rows of validation when temperatures are fitted.
+    assert looks == 8 + 40 + 8
+    assert sum(looked) > looks + 40
+    first, second = (load_file(made.artifact / "model.safetensors") for made in (once, many))
+    for name, weight in first.items():
+        torch.testing.assert_close(weight, second[name], rtol=0, atol=1e-4, msg=name)
+
+
+def test_pixels_that_are_hidden_must_be_seen(table: Path) -> None:
+    asked = grid(table)
+    asked["objectives"][0] = {"kind": "masked_image", "input": "picture"}
+    prepared = planned(asked).prepared
+    assert locked_inputs(prepared.model, prepared.features, prepared.recipe) == {}

@@ -9,6 +9,8 @@ import torch
 from polymodal.config import Config
 from polymodal.data.fit_features import InputPlan
 from polymodal.encoders import EncoderConfig
+from polymodal.encoders.image import OwnImageEncoder
+from polymodal.encoders.regions import GridRegionsConfig, GridRegionsEncoder
 from polymodal.errors import ConfigError, did_you_mean
 from polymodal.features import (
     FIRST,
@@ -155,7 +157,7 @@ def model_config(
     for name, config in features.inputs.items():
         given = (model.encoders or {}).get(name) or (before.encoders.get(name) if before else None)
         if name in sources.towers:
-            given = sources.towers[name].config
+            given = _trained(given, sources.towers[name].config)
         if given is None:
             given, reason = choose.encoder(config, tokenizer.vocab_size if tokenizer else 0, rows)
             choices.append(Choice(f"encoders.{name}", given.kind, reason))
@@ -174,6 +176,13 @@ def model_config(
     if dropout is None:
         dropout = before.input_dropout if before else 0.0
     return MultimodalConfig(encoders=encoders, fusion=fusion, heads=heads, input_dropout=dropout)
+
+
+def _trained(asked: EncoderConfig | None, tower: EncoderConfig) -> EncoderConfig:
+    """That of the trained tower; where a grid of regions is asked for, the tower is its backbone."""
+    if isinstance(asked, GridRegionsConfig) and isinstance(tower, OwnImageEncoder):
+        return asked.model_copy(update={"backbone": tower})
+    return tower
 
 
 def _heads(recipe: MultimodalRecipe, features: Features) -> dict[str, HeadConfig]:
@@ -247,8 +256,11 @@ def built(config: MultimodalConfig, sources: Sources, seed: int, choices: list[C
     if sources.start is not None:
         choices.append(_go_on(model, sources.start.model.state_dict()))
     for name, tower in sources.towers.items():
-        model.encoders[name].load_state_dict(tower.model.state_dict())
-        choices.append(Choice(f"encoders.{name}", "trained weights", "as asked for by model.init"))
+        encoder, part = model.encoders[name], f"encoders.{name}"
+        if isinstance(encoder, GridRegionsEncoder) and isinstance(tower.config, OwnImageEncoder):
+            encoder, part = encoder.backbone, f"{part}.backbone"
+        encoder.load_state_dict(tower.model.state_dict())
+        choices.append(Choice(part, "trained weights", "as asked for by model.init"))
     return model
 
 

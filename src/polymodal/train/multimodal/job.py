@@ -86,8 +86,8 @@ class MultimodalJob:
         """Rows to train on and to validate on; what locked encoders say of them is worked out here."""
         prepared = self.prepared
         parts = [prepared.train, *([prepared.val] if prepared.val else [])]
-        names = locked_inputs(prepared.model, prepared.features, self.recipe)
-        train, *val = look_once(prepared.model, names, parts) if names else parts
+        towers = locked_inputs(prepared.model, prepared.features, self.recipe)
+        train, *val = look_once(towers, parts) if towers else parts
         return train, val[0] if val else None
 
     def _workers(self) -> int:

@@ -1,7 +1,8 @@
 """What locked encoders say of every row, worked out once.
 
 As in LiT (Zhai et al. 2022, arXiv:2111.07991, section 4): an encoder that does not learn and always sees the same need
-not run in every epoch. Shapes: B rows of a batch; N rows; L tokens; D width.
+not run in every epoch. Of an encoder of grid regions the backbone may be locked alone, as ViLBERT's detector is: then
+the cells are worked out once. Shapes: B rows of a batch; N rows; L tokens or cells; D width.
 """
 
 import hashlib
@@ -22,39 +23,41 @@ from polymodal.data.cache import digest
 from polymodal.data.feature_rows import FeatureRows
 from polymodal.data.manifest import Manifest
 from polymodal.encoders import for_use
+from polymodal.encoders.regions import GridRegionsEncoder, grid_regions
 from polymodal.features import Features, TextInput
 from polymodal.models.multimodal import Multimodal, blank
+from polymodal.objectives.mae import MaeConfig
+from polymodal.objectives.masked_image import DenoisingConfig, MaskedImageConfig
 from polymodal.objectives.supervised import SupervisedConfig
 from polymodal.train.console import bar, say
 from polymodal.train.locked import MOST_BYTES, is_locked
 from polymodal.train.multimodal.recipe import MultimodalRecipe
 from polymodal.train.rows import numbered
-from polymodal.types import Batch, Tokens
+from polymodal.types import Batch, Regions, Tokens
 
 AT_ONCE = 64  # rows that an encoder looks at
+
+_OF_PIXELS = (MaskedImageConfig, DenoisingConfig, MaeConfig)  # objectives that hide pixels of their `input`
 
 _shared: ContextVar[dict[str, "Said"] | None] = ContextVar("said", default=None)
 
 
 class Said(NamedTuple):
-    """An encoder's `Tokens` of N rows, without their padding."""
+    """What an encoder says of N rows, or the cells that its backbone finds in them, without padding."""
 
-    sequences: list[Tensor]  # (L, D) each
-    masks: list[Tensor]  # (L,) bool each
-    pooled: Tensor  # (N, D)
+    kind: Callable[..., Tokens | Regions]
+    parts: tuple[list[Tensor], ...]  # of `kind`, in its order: N tensors (L, ...) each
+    pooled: Tensor | None  # (N, D), of tokens
     present: Tensor  # (N,) bool
 
-    def at(self, places: list[int]) -> Tokens:
+    def at(self, places: list[int]) -> Tokens | Regions:
         """Of the rows at `places` (B,), padded to the longest of them."""
-        return Tokens(
-            pad_sequence([self.sequences[place] for place in places], batch_first=True),
-            pad_sequence([self.masks[place] for place in places], batch_first=True),
-            self.pooled[places],
-        )
+        padded = [pad_sequence([part[place] for place in places], batch_first=True) for part in self.parts]
+        return self.kind(*padded) if self.pooled is None else self.kind(*padded, self.pooled[places])
 
 
 class LockedRows:
-    """Batches of rows in which the inputs of locked encoders are `Tokens`."""
+    """Batches of rows in which the inputs of locked encoders are `Tokens`, and of locked backbones `Regions`."""
 
     def __init__(self, rows: FeatureRows, said: Mapping[str, Said]) -> None:
         self.rows, self.said = rows, dict(said)
@@ -72,15 +75,36 @@ class LockedRows:
         )
 
 
-def locked_inputs(model: Multimodal, features: Features, recipe: MultimodalRecipe) -> list[str]:
-    """Inputs whose encoders do not learn and see a row always the same.
+def locked_inputs(model: Multimodal, features: Features, recipe: MultimodalRecipe) -> dict[str, nn.Module]:
+    """Inputs that are always seen the same and by something that does not learn, and what sees them.
 
-    Objectives that hide parts of an input, or compare its content, need the input itself.
+    That is the encoder, or the backbone of one of grid regions. Objectives that hide parts of an input, or compare its
+    content, need the input itself, and those that hide pixels need a picture's pixels.
     """
+    if not recipe.trainer.cache_locked or recipe.data.augment is not None:
+        return {}
     plain = all(isinstance(objective, SupervisedConfig) for objective in recipe.objectives)
-    if not recipe.trainer.cache_locked or recipe.data.augment is not None or not plain:
-        return []
-    return [name for name in features.inputs if is_locked(model.encoders[name])]
+    hidden = {objective.input for objective in recipe.objectives if isinstance(objective, _OF_PIXELS)}
+    found: dict[str, nn.Module] = {}
+    for name in features.inputs:
+        encoder = model.encoders[name]
+        if plain and is_locked(encoder):
+            found[name] = for_use(encoder.eval())
+        elif isinstance(encoder, GridRegionsEncoder) and is_locked(encoder.backbone) and name not in hidden:
+            found[name] = _Cells(encoder)
+    return found
+
+
+class _Cells(nn.Module):
+    """The cells that an encoder of grid regions finds, by the quickest form of its backbone."""
+
+    def __init__(self, encoder: GridRegionsEncoder) -> None:
+        super().__init__()
+        self.config = encoder.config
+        self.backbone = for_use(encoder.backbone.eval())
+
+    def forward(self, pixels: Tensor) -> Regions:
+        return grid_regions(self.backbone, self.config.backbone, pixels)
 
 
 @contextmanager
@@ -96,12 +120,11 @@ def looks_shared() -> Iterator[None]:
         _shared.reset(token)
 
 
-def look_once(model: Multimodal, names: list[str], parts: list[FeatureRows]) -> Sequence[FeatureRows | LockedRows]:
-    """Each part's rows with what these encoders say of them; as they are where that does not fit into memory."""
+def look_once(towers: Mapping[str, nn.Module], parts: list[FeatureRows]) -> Sequence[FeatureRows | LockedRows]:
+    """Each part's rows with what these say of them (`locked_inputs`); as they are where that is too much to keep."""
     total = sum(len(rows) for rows in parts)
-    towers = {name: for_use(model.encoders[name].eval()) for name in names}
-    fitting = [name for name in names if total * _row_bytes(towers[name], name, parts[0]) <= MOST_BYTES]
-    for name in names:
+    fitting = [name for name, tower in towers.items() if _bytes(tower, name, parts) <= MOST_BYTES]
+    for name in towers:
         if name not in fitting:
             say(f"{name}: its locked encoder runs in every epoch; what it says of {total:,} rows is too much to keep")
     if not fitting:
@@ -164,38 +187,39 @@ def _different(rows: FeatureRows, name: str) -> tuple[list[int], NDArray[np.int6
 def _of_rows(said: Said, entry: NDArray[np.int64]) -> Said:
     """Of N rows what was said of their files; sequences are not copied."""
     return Said(
-        [said.sequences[one] for one in entry],
-        [said.masks[one] for one in entry],
-        said.pooled[entry],
+        said.kind,
+        tuple([part[one] for one in entry] for part in said.parts),
+        None if said.pooled is None else said.pooled[entry],
         said.present[entry],
     )
 
 
-def _row_bytes(tower: nn.Module, name: str, rows: FeatureRows) -> float:
-    """Of one row's tokens, by the first few."""
-    first = _say(tower, name, rows, range(min(8, len(rows))))
-    values = [*first.sequences, *first.masks, first.pooled]
-    return sum(value.numel() * value.element_size() for value in values) / len(first.pooled)
+def _bytes(tower: nn.Module, name: str, parts: list[FeatureRows]) -> float:
+    """Of what is kept of all rows, by the first few."""
+    few = range(min(8, len(parts[0])))
+    first = _say(tower, name, parts[0], few)
+    values = [value for part in first.parts for value in part]
+    values += [] if first.pooled is None else [first.pooled]
+    each = sum(value.numel() * value.element_size() for value in values) / len(few)
+    return each * sum(len(_different(rows, name)[0]) for rows in parts)
 
 
 @torch.no_grad()
 def _say(tower: nn.Module, name: str, rows: FeatureRows, places: Sequence[int]) -> Said:
     batch = rows.batch(list(places), only=[name])
     present = batch.present[name]
-    sequence, mask, pooled = tower(blank(rows.features.normalize(batch.inputs)[name], present))
-    lengths = [int(real.nonzero().max()) + 1 for real in mask]
-    return Said(
-        [one[:length].clone() for one, length in zip(sequence, lengths, strict=True)],
-        [one[:length].clone() for one, length in zip(mask, lengths, strict=True)],
-        pooled,
-        present,
-    )
+    said: Tokens | Regions = tower(blank(rows.features.normalize(batch.inputs)[name], present))
+    lengths = [int(real.nonzero().max()) + 1 for real in said.mask]
+    padded = (said.sequence, said.mask) if isinstance(said, Tokens) else (said.features, said.boxes, said.mask)
+    parts = tuple([one[:length].clone() for one, length in zip(part, lengths, strict=True)] for part in padded)
+    return Said(type(said), parts, said.pooled if isinstance(said, Tokens) else None, present)
 
 
 def _joined(batches: list[Said]) -> Said:
+    pooled = [said.pooled for said in batches if said.pooled is not None]
     return Said(
-        [one for said in batches for one in said.sequences],
-        [one for said in batches for one in said.masks],
-        torch.cat([said.pooled for said in batches]),
+        batches[0].kind,
+        tuple([one for part in parts for one in part] for parts in zip(*(said.parts for said in batches), strict=True)),
+        torch.cat(pooled) if pooled else None,
         torch.cat([said.present for said in batches]),
     )

@@ -134,7 +134,7 @@ def prepare_multimodal(recipe: MultimodalRecipe, say: Say, tokenizer: Tokenizer 
     fitted = fit_features(rows.train, plans, targets)
     for note in fitted.notes:
         say(note)
-    features = sources.settle(fitted.features, recipe.data.inputs or {})
+    features = sources.settle(fitted.features, recipe.data.inputs or {}).with_decoding(recipe.data.decoding)
     recipe, batch_size, epochs = _resolved_trainer(recipe, count, choices)
     own = tokenizer_for(recipe, features, lambda: _texts(rows.train, features), sources, tokenizer)
     config, objectives = objectives_for(
@@ -215,7 +215,7 @@ def _plan(train: Manifest, name: str, asked: InputColumns, size: int) -> InputPl
 
 def _usual(plan: InputPlan, size: int) -> InputPlan:
     if plan.kind == "image" and plan.preprocess is None:
-        return plan._replace(preprocess=ImagePreprocess(size=size, fit="squash"))
+        return plan._replace(preprocess=ImagePreprocess(size=size, fit="squash", decoding="fast"))
     return plan
 
 
