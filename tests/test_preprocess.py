@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from polymodal.errors import ConfigError
+from polymodal.features import Features, ImageInput, TextInput
 from polymodal.preprocess import AudioPreprocess, ImagePreprocess, Preprocess, TextPreprocess
 
 
@@ -29,6 +30,7 @@ def test_it_comes_back_equal_from_json_values() -> None:
     [
         ({"image": {"size": 0}}, "image.size: Input should be greater than or equal to 1, got 0"),
         ({"image": {"fit": "pad"}}, "image.fit: Input should be 'crop' or 'squash', got 'pad'"),
+        ({"image": {"decoding": "quick"}}, "image.decoding: Input should be 'exact' or 'fast', got 'quick'"),
         ({"text": {"max_len": 5}}, 'unknown key "text.max_len"; did you mean "max_length"?'),
         (
             {"audio": {"rate": 44100}},
@@ -57,3 +59,25 @@ def test_times_of_a_sound_in_samples() -> None:
 
 def test_settings_written_before_there_were_sounds_are_read() -> None:
     assert Preprocess.parse({"image": {}, "text": {}}, "preprocess.json").audio == AudioPreprocess()
+
+
+def test_settings_written_before_decoding_was_a_choice_mean_exact() -> None:
+    assert ImagePreprocess.parse({"size": 9}, "preprocess.json").decoding == "exact"
+
+
+def test_decoding_is_changed_and_nothing_else() -> None:
+    settings = Preprocess(image=ImagePreprocess(size=9, fit="squash"), text=TextPreprocess(max_length=7))
+    changed = settings.with_decoding("fast")
+    assert changed.image == ImagePreprocess(size=9, fit="squash", decoding="fast")
+    assert changed.text == settings.text
+    assert changed.with_decoding(None) == changed
+
+
+def test_decoding_of_every_picture_of_a_row_is_changed() -> None:
+    words = TextInput(columns=("t",))
+    features = Features(inputs={"i": ImageInput(column="a"), "j": ImageInput(column="b"), "t": words})
+    changed = features.with_decoding("fast").inputs
+    assert changed["i"] == ImageInput(column="a", preprocess=ImagePreprocess(decoding="fast"))
+    assert changed["j"] == ImageInput(column="b", preprocess=ImagePreprocess(decoding="fast"))
+    assert changed["t"] == words
+    assert list(changed) == ["i", "j", "t"]

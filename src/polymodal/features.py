@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from polymodal.config import Config
-from polymodal.preprocess import AudioPreprocess, ImagePreprocess, TextPreprocess
+from polymodal.preprocess import AudioPreprocess, Decoding, ImagePreprocess, TextPreprocess
 from polymodal.types import Input
 
 MISSING, UNSEEN, FIRST = 0, 1, 2  # codes of a category: no value, a value unseen in training, the first known value
@@ -120,3 +120,12 @@ class Features(Config):
             name: settings[name].normalize(given) if name in settings and isinstance(given, Tensor) else given
             for name, given in inputs.items()
         }
+
+    def with_decoding(self, decoding: Decoding | None) -> "Features":
+        """The same but for the decoding of pictures; None leaves that too."""
+        changed = {
+            name: config.model_copy(update={"preprocess": config.preprocess.with_decoding(decoding)})
+            for name, config in self.inputs.items()
+            if isinstance(config, ImageInput)
+        }
+        return self.model_copy(update={"inputs": {**self.inputs, **changed}})

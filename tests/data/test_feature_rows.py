@@ -346,9 +346,9 @@ def test_a_picture_that_many_rows_show_is_decoded_once(tmp_path: Path, monkeypat
     write_picture(tmp_path / "b.png", 4)
     opened: list[Any] = []
 
-    def open_and_tell(given: Any, root: Path) -> Image.Image:
+    def open_and_tell(given: Any, root: Path, side: int | None) -> Image.Image:
         opened.append(given)
-        return open_image(given, root)
+        return open_image(given, root, side)
 
     monkeypatch.setattr("polymodal.data.cell_files.open_image", open_and_tell)
     manifest = table(tmp_path, [{"image": name} for name in ["a.png", "b.png"] * 10])

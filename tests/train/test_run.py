@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from polymodal import artifact
 from polymodal.errors import ArtifactError, ConfigError, DataError, TrainError
 from polymodal.models.clip import Clip
+from polymodal.preprocess import Preprocess
 from polymodal.train import checkpoint, fit, module, resume, run
 from polymodal.train.clip_job import ClipJob
 from polymodal.train.log import TIMES, read_log
@@ -233,6 +234,20 @@ def test_lora_leaves_a_plain_artifact_whose_other_weights_are_untouched(pairs: P
     assert {name for name in moved if "_encoder." in name} == {
         f"{tower}_encoder.blocks.0.attention.{layer}.weight" for tower in ("image", "text") for layer in ("qkv", "out")
     }
+
+
+def test_new_models_decode_fast_and_others_as_before_unless_asked(whole: Path, pairs: Path, tmp_path: Path) -> None:
+    new, asked = toy.recipe(pairs), toy.recipe(pairs)
+    asked["data"]["decoding"] = "exact"
+    old = artifact.load(whole / "artifact")
+    assert isinstance(old.preprocess, Preprocess)
+    about: Any = {"model": old.model, "tokenizer": old.tokenizer}
+    artifact.save(tmp_path / "old", preprocess=old.preprocess.with_decoding("exact"), **about)
+    continued = new | {
+        "model": {"kind": "pretrained", "source": str(tmp_path / "old")}, "tokenizer": {"kind": "pretrained"}
+    }  # fmt: skip
+    found = [planned(recipe).built.preprocess.image.decoding for recipe in (new, asked, continued)]
+    assert found == ["fast", "exact", "exact"]
 
 
 def test_it_goes_on_from_an_artifact_with_its_tokenizer_and_preprocessing(

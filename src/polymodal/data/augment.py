@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from pydantic import Field, field_validator
 
 from polymodal.config import Config
-from polymodal.data.decode import RESAMPLING, center_crop, cut_strip, fit, flatten, upright
+from polymodal.data.decode import RESAMPLING, center_crop, cut_strip, fit, flatten, resize, upright
 from polymodal.preprocess import ImagePreprocess
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -106,13 +106,25 @@ def canvas(image: Image.Image, preprocess: ImagePreprocess, augment: ImageAugmen
         return center_crop(image, preprocess.size, preprocess.size)
     image = upright(image) if augment.background else flatten(image, preprocess.background)
     image = cut_strip(image)
-    side = min(math.ceil(preprocess.size / math.sqrt(augment.scale[0])), math.ceil(1.5 * preprocess.size))
+    side = shorter_side(preprocess, augment)
     if side < min(image.size):
         factor = side / min(image.size)
-        wanted = (max(side, round(image.width * factor)), max(side, round(image.height * factor)))
-        image = image.resize(wanted, RESAMPLING[preprocess.interpolation])
+        width, height = (max(side, round(length * factor)) for length in image.size)
+        image = resize(image, width, height, preprocess)
     longest = 2 * min(image.size)
     return center_crop(image, min(image.width, longest), min(image.height, longest))
+
+
+def shorter_side(preprocess: ImagePreprocess, augment: ImageAugment | None) -> int:
+    """Pixels of the shorter side of a `canvas`, at most."""
+    if augment is None:
+        return preprocess.size
+    return min(math.ceil(preprocess.size / math.sqrt(augment.scale[0])), math.ceil(1.5 * preprocess.size))
+
+
+def decoded_side(preprocess: ImagePreprocess, augment: ImageAugment | None) -> int | None:
+    """What `decode.open_image` is to be asked for as `side`, when a `canvas` is all that is wanted of a picture."""
+    return shorter_side(preprocess, augment) if preprocess.decoding == "fast" else None
 
 
 def augment_image(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from polymodal.data.augment import Augment, canvas
+from polymodal.data.augment import Augment, canvas, decoded_side
 from polymodal.data.dataset import Pictures
 from polymodal.data.decode import open_image, upright
 from polymodal.data.faults import CellError
@@ -124,8 +124,10 @@ class PictureFiles(Files[Image.Image]):
         self._place = np.full(len(rows), -1)  # of each row in the cache
 
     def _decode(self, given: Any) -> Image.Image:
-        image = given if isinstance(given, Image.Image) else open_image(given, self.rows.source.root)
-        return canvas(upright(image), self._preprocess, self._augment.image if self._augment else None)
+        augment = self._augment.image if self._augment else None
+        side = decoded_side(self._preprocess, augment)
+        image = given if isinstance(given, Image.Image) else open_image(given, self.rows.source.root, side)
+        return canvas(upright(image), self._preprocess, augment)
 
     def __call__(self, row: int) -> Image.Image | None:
         if self._cached is not None and self._place[row] >= 0:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from polymodal.data.augment import Augment, augment_image, augment_text, canvas, choose_caption
+from polymodal.data.augment import Augment, augment_image, augment_text, canvas, choose_caption, decoded_side
 from polymodal.data.decode import as_tensor, open_image
 from polymodal.data.manifest import Manifest
 from polymodal.errors import DataError
@@ -45,13 +45,15 @@ class DecodedPictures:
         """Raises:
         DataError: the picture cannot be read; the message names the row.
         """
+        augment = self.augment.image if self.augment else None
         try:
-            image = open_image(self.manifest.image_reference(row), self.manifest.root)
+            side = decoded_side(self.preprocess, augment)
+            image = open_image(self.manifest.image_reference(row), self.manifest.root, side)
         except DataError as error:
             where = self.manifest.where(row, self.manifest.image or "image")
             remedy = f"`polymodal check {self.manifest.source} --fix clean` leaves such rows out"
             raise DataError(f"{where}: {error}; {remedy}") from None
-        return canvas(image, self.preprocess, self.augment.image if self.augment else None)
+        return canvas(image, self.preprocess, augment)
 
 
 class PairDataset(Dataset[Pair]):

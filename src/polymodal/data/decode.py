@@ -1,8 +1,9 @@
 """Picture reference -> upright PIL picture -> uint8 pixels, the same way in training, evaluation and use.
 
-Equal, bit for bit, to `transformers`' CLIPImageProcessorPil (fit=crop) and SiglipImageProcessorPil (fit=squash) before
-normalization, for pictures without transparency, EXIF rotation or more than 8 bits, which it gets wrong, and of which
-no side is more than MAX_RATIO times the other.
+With `decoding: exact` equal, bit for bit, to `transformers`' CLIPImageProcessorPil (fit=crop) and
+SiglipImageProcessorPil (fit=squash) before normalization, for pictures without transparency, EXIF rotation or more than
+8 bits, which it gets wrong, and of which no side is more than MAX_RATIO times the other. With `decoding: fast` large
+JPEGs are decoded at a fraction of their size and all pictures resized by vector instructions, see `data/fast`.
 """
 
 import base64
@@ -12,14 +13,18 @@ import re
 import tarfile
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from torch import Tensor
 
+from polymodal.data import fast
 from polymodal.data.faults import CellError
 from polymodal.preprocess import ImagePreprocess
+
+if TYPE_CHECKING:  # the engine decodes pictures without torch where its backend needs none
+    from torch import Tensor
 
 # Pillow's format of each ending. Raster formats only: Pillow hands EPS to Ghostscript, which runs programs.
 FORMAT_OF = {
@@ -43,30 +48,37 @@ class PictureError(CellError):
     """A picture cannot be used."""
 
 
-def open_image(reference: str | bytes | Path, root: Path | None = None) -> Image.Image:
+def open_image(reference: str | bytes | Path, root: Path | None = None, side: int | None = None) -> Image.Image:
     """The upright picture, in mode RGB, or RGBA when something in it is transparent.
 
     Args:
         reference: a path, a file's bytes, base64 (with or without `data:image/png;base64,`), or `shard.tar#member`.
         root: folder that a relative path is relative to.
+        side: pixels of the shorter side that will be seen in the end; a JPEG may come smaller than it is then, as
+            `fast.reduced` says. None: exactly as Pillow decodes it.
 
     Raises:
         DataError: missing, empty, not a picture, truncated, or of more than MAX_PIXELS; the message says which.
     """
     content = read_bytes(reference, root)
-    return decode(content, describe(reference))
+    return decode(content, describe(reference), side)
 
 
-def decode(content: bytes, name: str) -> Image.Image:
-    """The upright picture that a file's bytes hold; `name` is what errors call it.
+def decode(content: bytes, name: str, side: int | None = None) -> Image.Image:
+    """The upright picture that a file's bytes hold; `name` is what errors call it, `side` as in `open_image`.
 
     Raises:
         DataError: as `open_image`.
     """
-    image = open_header(content, name)
+    header = open_header(content, name)
+    pixels = None if side is None else fast.reduced(content, header, side)
+    return _decode(header, name) if pixels is None else Image.fromarray(pixels)
+
+
+def _decode(header: Image.Image, name: str) -> Image.Image:
     try:
-        image.load()
-        return upright(image)
+        header.load()
+        return upright(header)
     except Exception as error:  # Pillow's plugins raise anything at all on damaged bytes
         raise broken(name, error) from None
 
@@ -156,11 +168,23 @@ def flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
 
 def fit(image: Image.Image, size: int, preprocess: ImagePreprocess) -> Image.Image:
     """The picture scaled so that a square of `size` fits: shorter side (fit=crop) or both sides (fit=squash)."""
+    if preprocess.fit == "crop":
+        image = cut_strip(image)
+    return resize(image, *fitted(*image.size, size, preprocess), preprocess)
+
+
+def fitted(width: int, height: int, size: int, preprocess: ImagePreprocess) -> tuple[int, int]:
+    """Width and height to which `fit` scales."""
     if preprocess.fit == "squash":
-        return image.resize((size, size), RESAMPLING[preprocess.interpolation])
-    width, height = (image := cut_strip(image)).size
-    wanted = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
-    return image.resize(wanted, RESAMPLING[preprocess.interpolation])
+        return size, size
+    return (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+
+
+def resize(image: Image.Image, width: int, height: int, preprocess: ImagePreprocess) -> Image.Image:
+    """The picture at another size, by the filter and in the way that `preprocess` says."""
+    if preprocess.decoding == "exact" or image.mode != "RGB":  # Pillow weighs colors by their opacity
+        return image.resize((width, height), RESAMPLING[preprocess.interpolation])
+    return Image.fromarray(fast.resized(np.array(image), width, height, preprocess.interpolation))
 
 
 def cut_strip(image: Image.Image) -> Image.Image:
@@ -174,16 +198,49 @@ def center_crop(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def to_pixels(image: Image.Image, preprocess: ImagePreprocess) -> Tensor:
+def read_pixels(reference: str | bytes | Path, root: Path | None, preprocess: ImagePreprocess) -> NDArray[np.uint8]:
+    """uint8 RGB, (3, size, size), not normalized: equal to `to_array` of the opened picture, by the shortest way.
+
+    Raises:
+        DataError: as `open_image`.
+    """
+    name, content = describe(reference), read_bytes(reference, root)
+    header = open_header(content, name)
+    pixels = fast.reduced(content, header, preprocess.size) if preprocess.decoding == "fast" else None
+    if pixels is None:
+        return to_array(_decode(header, name), preprocess)
+    height, width = pixels.shape[:2]
+    if preprocess.fit == "crop" and max(height, width) > MAX_RATIO * min(height, width):
+        return to_array(Image.fromarray(pixels), preprocess)
+    pixels = fast.resized(pixels, *fitted(width, height, preprocess.size, preprocess), preprocess.interpolation)
+    top, left = ((side - preprocess.size) // 2 for side in pixels.shape[:2])
+    return _planes(pixels[top : top + preprocess.size, left : left + preprocess.size])
+
+
+def to_array(image: Image.Image, preprocess: ImagePreprocess) -> NDArray[np.uint8]:
     """uint8 RGB, (3, size, size), not normalized."""
     scaled = fit(flatten(image, preprocess.background), preprocess.size, preprocess)
-    return as_tensor(center_crop(scaled, preprocess.size, preprocess.size))
+    return _planes(np.asarray(center_crop(scaled, preprocess.size, preprocess.size)))
 
 
-def as_tensor(image: Image.Image) -> Tensor:
+def to_pixels(image: Image.Image, preprocess: ImagePreprocess) -> "Tensor":
+    """uint8 RGB, (3, size, size), not normalized."""
+    import torch
+
+    return torch.from_numpy(to_array(image, preprocess))
+
+
+def as_tensor(image: Image.Image) -> "Tensor":
     """(C, H, W) uint8 of a picture of C channels."""
+    import torch
+
+    return torch.from_numpy(_planes(np.asarray(image)))
+
+
+def _planes(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(C, H, W), its own copy, of (H, W, C)."""
     # Copied by NumPy: torch would wait for its threads over a few thousand bytes, long on a busy machine.
-    return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
+    return np.array(pixels.transpose(2, 0, 1), order="C")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ def _hash(text: str) -> int:
 
 def _fingerprint(states: NDArray[np.uint64], preprocess: ImagePreprocess, augment: Augment | None) -> str:
     """A name for these pictures as they are on disk now, preprocessed in this way."""
-    settings: dict[str, Any] = preprocess.model_dump(include={"size", "fit", "interpolation", "background"})
+    settings: dict[str, Any] = preprocess.model_dump(include={"size", "fit", "interpolation", "background", "decoding"})
     if augment is not None:  # what `augment.canvas` looks at
         settings |= {"scale": augment.image.scale[0], "transparent": augment.image.background > 0}
     return hashlib.blake2b(states.tobytes() + repr((1, settings)).encode(), digest_size=16).hexdigest()

@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import Image
 
-from polymodal.data.augment import Augment, augment_image, augment_text, canvas, choose_caption
+from polymodal.data.augment import Augment, augment_image, augment_text, canvas, choose_caption, decoded_side
 from polymodal.data.contact_sheet import TILE, Sheet, Tile, draw_tiles
-from polymodal.data.decode import open_image, to_pixels
+from polymodal.data.decode import open_image, read_pixels
 from polymodal.data.manifest import Manifest
 from polymodal.errors import DataError
 from polymodal.preprocess import ImagePreprocess
@@ -47,13 +47,14 @@ def sheet(
 
 def _plain(manifest: Manifest, row: int, preprocess: ImagePreprocess | None) -> Tile:
     head, caption = f"row {manifest.row_number(row)}", " / ".join(manifest.captions(row))
+    reference = manifest.image_reference(row)
     try:
-        image = open_image(manifest.image_reference(row), manifest.root)
+        if preprocess is None:
+            return Tile(open_image(reference, manifest.root), head, caption)
+        pixels = read_pixels(reference, manifest.root, preprocess)
     except DataError as error:
         return Tile(None, head, caption, str(error))
-    if preprocess is not None:
-        image = Image.fromarray(to_pixels(image, preprocess).permute(1, 2, 0).numpy())
-    return Tile(image, head, caption)
+    return Tile(Image.fromarray(pixels.transpose(1, 2, 0)), head, caption)
 
 
 def _augmented(
@@ -63,7 +64,8 @@ def _augmented(
     tiles = [_plain(manifest, row, preprocess)]
     if tiles[0].picture is None:
         return tiles + [Tile(None, "", "")] * epochs
-    kept = canvas(open_image(manifest.image_reference(row), manifest.root), preprocess, augment.image)
+    side = decoded_side(preprocess, augment.image)
+    kept = canvas(open_image(manifest.image_reference(row), manifest.root, side), preprocess, augment.image)
     for epoch in range(epochs):
         rng = np.random.default_rng((seed, epoch, number))  # as in `dataset.PairDataset`
         caption = ""

@@ -126,7 +126,7 @@ def _tower(source: str | None, side: str, levels: bool = False) -> Pretrained | 
 def _preprocess(config: ClipConfig, image: Pretrained | None, text: Pretrained | None) -> Preprocess:
     longest = min(TextPreprocess().max_length, getattr(config.text, "max_length", 10**9))
     return Preprocess(
-        image=image.preprocess.image if image else ImagePreprocess(size=config.image.image_size),
+        image=image.preprocess.image if image else ImagePreprocess(size=config.image.image_size, decoding="fast"),
         text=text.preprocess.text if text else TextPreprocess(max_length=longest),
     )
 

@@ -88,6 +88,7 @@ def prepare(recipe: Recipe, say: Say, tokenizer: Tokenizer | None = None) -> Pre
 
     recipe = _resolve_sizes(recipe, len(train), say)
     built = build(recipe, lambda: training_captions(train), len(np.unique(pictures[division.train])), tokenizer)
+    built = built._replace(preprocess=built.preprocess.with_decoding(recipe.data.decoding))
     objectives = [objective.build() for objective in recipe.objectives]
     choose_trained(built.model, objectives, recipe.trainer)
     epoch_steps = len(train) // recipe.trainer.batch_size

@@ -22,7 +22,7 @@ from polymodal.layers.lora import ATTENTION
 from polymodal.models import names
 from polymodal.models.clip import ClipConfig
 from polymodal.objectives import InfoNceConfig, ObjectiveConfig
-from polymodal.preprocess import Preprocess
+from polymodal.preprocess import Decoding, Preprocess
 
 CLIP_METRICS = ("R@1", "R@5", "R@10", "loss")
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -41,6 +41,8 @@ class TableConfig(Config):
     group: str | None = None  # rows with one value of this column stay on one side of `val_fraction`
     val_limit: int = Field(5000, ge=1)  # pictures (rows, where there are none) validated on, at most
     cache: Literal["auto", "always", "never"] = "auto"  # pictures decoded once into a memory-mapped file
+    # Of pictures, see `ImagePreprocess`. None: as the weights that are started from saw them, else fast.
+    decoding: Decoding | None = None
     workers: int | None = Field(None, ge=0)  # processes that decode; None: by processors and by the cache
 
 

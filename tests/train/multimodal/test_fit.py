@@ -10,7 +10,7 @@ import torch
 from polymodal import artifact
 from polymodal.engine import load_engine, load_predictor
 from polymodal.errors import ArtifactError, ConfigError, DataError
-from polymodal.features import Features
+from polymodal.features import Features, ImageInput
 from polymodal.models.multimodal import Multimodal
 from polymodal.train import fit, resume, run
 from polymodal.train.log import TIMES, read_log
@@ -40,6 +40,15 @@ def planned(recipe: Any, *overrides: str) -> MultimodalJob:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return artifact.load(folder / "artifact").model.state_dict()
+
+
+def test_rows_pictures_are_decoded_fast_unless_exactly_is_asked_for(rows: Path) -> None:
+    recipe = table.recipe(rows)
+    recipe["model"] = {"kind": "multimodal"}
+    for overrides, decoding in (((), "fast"), (("data.decoding=exact",), "exact")):
+        config = planned(recipe, *overrides).prepared.features.inputs["image"]
+        assert isinstance(config, ImageInput)
+        assert config.preprocess.decoding == decoding
 
 
 def test_a_run_leaves_an_artifact_that_says_all(whole: Path) -> None:
