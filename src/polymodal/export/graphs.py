@@ -10,7 +10,8 @@ Shapes: B rows; L tokens, steps or regions of an input; S pixels of a side; D wi
 outputs of a head.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from polymodal.encoders import EncoderConfig, TransformersConfig, WhisperConfig, for_use
+from polymodal.encoders import EncoderConfig, TransformersConfig, WhisperConfig, for_use, pooled
 from polymodal.encoders.pretrained import max_length, shortest
 from polymodal.errors import ConfigError
 from polymodal.features import (
@@ -39,6 +40,7 @@ from polymodal.features import (
 from polymodal.layers.named import module_name
 from polymodal.layers.patches import Patches
 from polymodal.models.clip import Clip
+from polymodal.models.ensemble import Ensemble
 from polymodal.models.multimodal import Multimodal
 from polymodal.preprocess import ImagePreprocess, Preprocess
 from polymodal.types import Input, Record, Regions, Series, Text, Tokens
@@ -115,7 +117,7 @@ class ImageGraph(Graph):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor]:
         """Unit vectors (B, D) of pixels (B, 3, S, S) uint8."""
-        return (normalize(self.projection(self.tower(pixels).pooled), dim=-1),)
+        return (normalize(self.projection(self.tower.pooled(pixels)), dim=-1),)
 
 
 class TextGraph(Graph):
@@ -128,25 +130,27 @@ class TextGraph(Graph):
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor]:
         """Unit vectors (B, D) of token ids (B, L) and where they are real."""
-        return (normalize(self.projection(self.tower(Text(ids, mask)).pooled), dim=-1),)
+        return (normalize(self.projection(pooled(self.tower, Text(ids, mask))), dim=-1),)
 
 
 class RowsGraph(Graph):
     """Rows of a table in, an answer for every target out: probabilities of classes, or values in their own units."""
 
-    def __init__(self, model: Multimodal, features: Features) -> None:
+    def __init__(self, model: Multimodal | Ensemble, features: Features) -> None:
         super().__init__()
+        width = model.width if isinstance(model, Ensemble) else model.fusion.width
         self.model, self.features = _copy(model), features
         ports: list[Port] = []
         self.parts: dict[str, list[str]] = {}  # input -> names of its ports
         for name, config in features.inputs.items():
-            tower = model.encoders[name]
-            self.model.encoders[module_name(name)] = for_use(tower)
-            found = _ports(name, config, model.config.encoders[name], tower)
+            readers = _readers(self.model, name)
+            for reader, own in readers:
+                reader.encoders[module_name(own)] = for_use(reader.encoders[own])
+            found = _ports(name, config, *_shortest(readers))
             self.parts[name] = [port.name for port in found]
             ports += [*found, Port(f"present.{name}", "bool", (BATCH,))]
         self.inputs = tuple(ports)
-        self.outputs = (*self._answers(), Port("state", "float32", (BATCH, model.fusion.width)))
+        self.outputs = (*self._answers(), Port("state", "float32", (BATCH, width)))
 
     def _answers(self) -> list[Port]:
         ports = []
@@ -158,7 +162,7 @@ class RowsGraph(Graph):
         return ports
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Of each target its answer (B,) or (B, C) and its logits or scaled values (B, C); last the joint state (B, W)."""
+        """Of each target its answer (B,) or (B, C), and logits or scaled values (B, C); last the joint state (B, W)."""
         given = dict(zip((port.name for port in self.inputs), tensors, strict=True))
         inputs = {
             name: _together(name, config, {part: given[part] for part in self.parts[name]}, given[f"present.{name}"])
@@ -171,7 +175,7 @@ class RowsGraph(Graph):
         return (*said, out.fused.pooled)
 
 
-def graphs_of(model: Clip | Multimodal, preprocess: Preprocess | Features) -> dict[str, Graph]:
+def graphs_of(model: Clip | Multimodal | Ensemble, preprocess: Preprocess | Features) -> dict[str, Graph]:
     """The model's graphs by name, in eval mode; they share its weights.
 
     Args:
@@ -182,7 +186,7 @@ def graphs_of(model: Clip | Multimodal, preprocess: Preprocess | Features) -> di
     """
     if isinstance(model, Clip) and isinstance(preprocess, Preprocess):
         graphs: dict[str, Graph] = {"image": ImageGraph(model, preprocess.image), "text": TextGraph(model)}
-    elif isinstance(model, Multimodal) and isinstance(preprocess, Features):
+    elif isinstance(model, Multimodal | Ensemble) and isinstance(preprocess, Features):
         graphs = {"rows": RowsGraph(model, preprocess)}
     else:
         raise ConfigError(
@@ -194,6 +198,17 @@ def graphs_of(model: Clip | Multimodal, preprocess: Preprocess | Features) -> di
         if same := {name for name in names if names.count(name) > 1}:
             raise ConfigError(f"graphs: two tensors would be called {', '.join(sorted(same))}; rename an input")
     return {name: graph.eval() for name, graph in graphs.items()}
+
+
+def _readers(model: Multimodal | Ensemble, name: str) -> list[tuple[Multimodal, str]]:
+    """The models that read an input, and what they call it."""
+    return model.readers(name) if isinstance(model, Ensemble) else [(model, name)]
+
+
+def _shortest(readers: Sequence[tuple[Multimodal, str]]) -> tuple[EncoderConfig, nn.Module]:
+    """Of an input's encoders the one with the lowest limit on its length."""
+    model, own = min(readers, key=lambda one: getattr(one[0].config.encoders[one[1]], "max_length", None) or math.inf)
+    return model.config.encoders[own], model.encoders[own]
 
 
 def arrays_of(inputs: Mapping[str, Input], present: Mapping[str, Tensor]) -> dict[str, NDArray[np.generic]]:
@@ -253,8 +268,15 @@ class FromBytes(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tokens:
         """Tokens of pixels (B, 3, S, S) uint8."""
-        tokens: Tokens = self.tower(pixels.float() if self.folded else self.preprocess.normalize(pixels))
+        tokens: Tokens = self.tower(self._floats(pixels))
         return tokens
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """(B, D), of a tower in eval mode; what only the other tokens need is left out."""
+        return pooled(self.tower, self._floats(pixels))
+
+    def _floats(self, pixels: Tensor) -> Tensor:
+        return pixels.float() if self.folded else self.preprocess.normalize(pixels)
 
 
 def normalizing(convolution: nn.Conv2d, preprocess: ImagePreprocess) -> nn.Conv2d:

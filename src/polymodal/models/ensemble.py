@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid, normalize
 
 from polymodal.config import Config
+from polymodal.encoders import TextEncoderConfig, pooled
 from polymodal.errors import ShapeError
 from polymodal.features import Task
 from polymodal.models.clip import Clip, ClipConfig
 from polymodal.models.forms import Forms
-from polymodal.models.forms import Forms
-from polymodal.models.multimodal import MultimodalConfig, MultimodalOutput
+from polymodal.models.multimodal import Multimodal, MultimodalConfig, MultimodalOutput
 from polymodal.types import Fused, Input, Text, Tokens
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -92,19 +92,33 @@ def mixed(task: Task, of: Of, outputs: Sequence[Tensor], weights: Sequence[Tenso
     logs = shares.log()
     if task in ("multiclass", "tokens"):
         return (log_softmax(stacked, -2) + logs).logsumexp(-1)
+    if task == "ordinal":  # a threshold above another is never likelier passed, see `metrics.supervised.probabilities`
+        stacked = stacked.cummin(-2).values
     return (logsigmoid(stacked) + logs).logsumexp(-1) - (logsigmoid(-stacked) + logs).logsumexp(-1)
 
 
 class Ensemble(nn.Module):
     """Called as a `Multimodal` is; every member looks at its own inputs."""
 
-    forms: Forms = Forms()  # what compression has made of it
+    forms: Forms = Forms()  # of all members, under the names that their modules have here
 
     def __init__(self, config: EnsembleConfig) -> None:
         super().__init__()
         self.config = config
-        self.forms = Forms()  # of all members, under the names that their modules have here
         self.members = nn.ModuleList(member.model.build() for member in config.members)
+
+    @property
+    def width(self) -> int:
+        """Of `pooled`."""
+        return sum(member.fusion.width for member in self._models())
+
+    def readers(self, name: str) -> list[tuple[Multimodal, str]]:
+        """The members that read an input of the ensemble, and what they call it."""
+        members = zip(self.config.members, self._models(), strict=True)
+        return [(model, own) for about, model in members for own, ours in about.inputs.items() if ours == name]
+
+    def _models(self) -> list[Multimodal]:
+        return [member for member in self.members if isinstance(member, Multimodal)]
 
     def forward(
         self, inputs: Mapping[str, Input], present: Mapping[str, Tensor] | None = None, *, maps: bool = False
@@ -165,6 +179,11 @@ class ClipEnsembleConfig(Config):
         """D."""
         return sum(member.shared_width for member in self.members)
 
+    @property
+    def text(self) -> TextEncoderConfig:
+        """Of the member that reads the shortest texts."""
+        return min((member.text for member in self.members), key=lambda one: getattr(one, "max_length", math.inf))
+
     def build(self) -> "ClipEnsemble":
         return ClipEnsemble(self)
 
@@ -179,12 +198,16 @@ class JoinedTowers(nn.Module):
 
     def forward(self, given: Tensor | Text) -> Tokens:
         """One token a row: the vector (B, D), of unit length."""
-        vectors = [
-            weight**0.5 * normalize(projection(tower(given).pooled), dim=-1)
-            for weight, tower, projection in zip(self.weights, self.towers, self.projections, strict=True)
-        ]
-        pooled = torch.cat(vectors, -1)
-        return Tokens(pooled[:, None], torch.ones(len(pooled), 1, dtype=torch.bool, device=pooled.device), pooled)
+        vectors = self._joined([tower(given).pooled for tower in self.towers])
+        return Tokens(vectors[:, None], torch.ones(len(vectors), 1, dtype=torch.bool, device=vectors.device), vectors)
+
+    def pooled(self, given: Tensor | Text) -> Tensor:
+        """(B, D), in eval mode; what only other tokens need is left out."""
+        return self._joined([pooled(tower, given) for tower in self.towers])
+
+    def _joined(self, said: Sequence[Tensor]) -> Tensor:
+        parts = zip(self.weights, self.projections, said, strict=True)
+        return torch.cat([weight**0.5 * normalize(projection(one), dim=-1) for weight, projection, one in parts], -1)
 
 
 class ClipEnsemble(Clip):
@@ -195,12 +218,11 @@ class ClipEnsemble(Clip):
     def __init__(self, config: ClipEnsembleConfig) -> None:
         nn.Module.__init__(self)
         self.config = config
-        self.forms = Forms()  # as in `Ensemble`
         members = [member.build() for member in config.members]
-        self.image_encoder = JoinedTowers(
+        self.image_encoder = JoinedTowers(  # type: ignore[assignment]
             [one.image_encoder for one in members], [one.image_projection for one in members], config.weights
         )
-        self.text_encoder = JoinedTowers(
+        self.text_encoder = JoinedTowers(  # type: ignore[assignment]
             [one.text_encoder for one in members], [one.text_projection for one in members], config.weights
         )
         self.image_projection, self.text_projection = nn.Identity(), nn.Identity()
