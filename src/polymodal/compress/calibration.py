@@ -52,15 +52,24 @@ def losses(work: Work, model: Model, rows: int) -> Iterator[Tensor]:
     Of pairs: InfoNCE, or SigLIP's loss where the model has a bias. Of several targets: the sum of their losses.
 
     Raises:
-        DataError: the rows have no labels, or too few pairs to tell one from another.
+        DataError: no row has a label, or there are too few pairs to tell one from another.
     """
+    labeled = False
     for batch in batches(work, rows):
         if isinstance(model, Clip):
             assert isinstance(batch, ImageTextBatch)
             yield _contrastive(work, model, batch)
-        else:
-            assert isinstance(batch, Batch)
+            labeled = True
+        elif isinstance(batch, Batch) and any(bool(known.any()) for known in batch.known.values()):
             yield _supervised(work, run(work, model, batch), batch)
+            labeled = True
+    if not labeled:
+        targets = work.preprocess.targets if isinstance(work.preprocess, Features) else ()
+        wanted = ", ".join(targets) or "none, for the model has no targets"
+        raise DataError(
+            f"{work.train.source}: no calibration row has a label of any target ({wanted}); give rows with labels, or "
+            "judge importance by=activation, which needs none"
+        )
 
 
 def passes(work: Work, model: Model, rows: int) -> Iterator[object]:
@@ -110,12 +119,6 @@ def _numbered(ids: Tensor) -> Tensor:
 def _supervised(work: Work, predictions: dict[str, Tensor], batch: Batch) -> Tensor:
     assert isinstance(work.preprocess, Features)
     targets = work.preprocess.targets
-    if not any(bool(batch.known[name].any()) for name in targets):
-        wanted = ", ".join(targets) or "none, for the model has no targets"
-        raise DataError(
-            f"{work.train.source}: a batch of calibration rows has no label of any target ({wanted}); give rows with "
-            "labels, or importance=activation, which needs none"
-        )
     each = [
         target_loss(target, predictions[name], batch.targets[name], batch.known[name])
         for name, target in targets.items()
