@@ -14,6 +14,7 @@ RESULTS = ROOT / "RESULTS.md"
 COMMANDS = (
     "python benchmarks/startup.py",
     "python benchmarks/manifest_memory.py",
+    "python benchmarks/media.py",
     "python benchmarks/training.py",
     "python benchmarks/vision_language.py",
 )

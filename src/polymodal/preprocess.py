@@ -26,8 +26,8 @@ class ImagePreprocess(Config):
     fit: Literal["crop", "squash"] = "crop"  # crop: shorter side to size, centre crop; squash: both sides to size
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     # exact: as Pillow and transformers do it. fast: large JPEGs at a fraction of their size, and resized by vector
-    # instructions; on the mean 0.4 grey levels away for photos of 1,000 pixels a side and more, below that next to
-    # nothing (`data/fast`). Settings that say nothing are older than the choice, or of somebody else's weights.
+    # instructions; on the mean a third of a grey level away where they are decoded smaller, else next to nothing
+    # (`data/fast`). Settings that say nothing are older than the choice, or of somebody else's weights.
     decoding: Decoding = "exact"
     background: tuple[int, int, int] = (255, 255, 255)  # RGB that shows through transparent pixels
     mean: tuple[float, float, float] = CLIP_MEAN  # of pixels in 0 to 1

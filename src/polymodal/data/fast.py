@@ -14,8 +14,8 @@ from PIL import Image
 
 ORIENTATION = 0x0112  # EXIF's tag
 # A decoded picture keeps at least so many times the pixels a side that the model sees. At 2, as in Pillow's thumbnails
-# (`reducing_gap`), the resizing that follows still decides how the picture looks: of photos of 1,024 to 4,000 pixels
-# EfficientNet-Lite's vectors keep a cosine of 0.9998 with the exact ones; at 1 it is 0.998.
+# (`reducing_gap`), the resizing that follows still decides how the picture looks: of photos of 1,920 to 4,000 pixels
+# EfficientNet-Lite's vectors keep a cosine of 0.9998 with the exact ones (`benchmarks/media.py`); at 1 it is 0.998.
 GAP = 2.0
 
 
