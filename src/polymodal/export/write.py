@@ -1,6 +1,7 @@
 """A graph in the formats of other programs: ONNX, OpenVINO's model, a `torch.export` program."""
 
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -56,13 +57,17 @@ def to_openvino(graph: Graph) -> "openvino.Model":
     """The graph as a model of OpenVINO, its tensors under their names.
 
     Raises:
-        ConfigError: the extra `openvino` is not installed.
+        ConfigError: the extra `openvino` is not installed; or for a model with an LSTM the extra `onnx`.
     """
     require("openvino")
     import openvino
 
-    with _quiet():
-        model = openvino.convert_model(to_program(graph))
+    with _quiet(), tempfile.TemporaryDirectory() as folder:
+        if _has_lstm(graph):  # in torch's program they are loops, of which this conversion makes nonsense
+            to_onnx(graph, file := Path(folder, "graph.onnx"))
+            model = openvino.convert_model(file)
+        else:
+            model = openvino.convert_model(to_program(graph))
     for ports, found in ((graph.inputs, model.inputs), (graph.outputs, model.outputs)):
         for port, one in zip(ports, found, strict=True):
             one.get_tensor().set_names({port.name})
@@ -119,11 +124,15 @@ def _quiet() -> Iterator[None]:
 def _loops(graph: nn.Module) -> Iterator[None]:
     """LSTMs as loops over any number of steps; by itself torch writes out those that it was traced with."""
     with ExitStack() as stack:
-        if any(isinstance(module, nn.LSTM) for module in graph.modules()):
+        if _has_lstm(graph):
             from torch.export._patches import register_lstm_while_loop_decomposition
 
             stack.enter_context(register_lstm_while_loop_decomposition())
         yield
+
+
+def _has_lstm(graph: nn.Module) -> bool:
+    return any(isinstance(module, nn.LSTM) for module in graph.modules())
 
 
 def require(format: Format) -> None:  # noqa: A002

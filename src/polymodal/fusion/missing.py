@@ -56,8 +56,8 @@ class Missing(nn.Module):
         sequence, mask, pooled = given
         # An encoder whose vector is wider than its tokens (several levels read) gets the part that fits.
         first = token[: sequence.shape[-1]].to(sequence.dtype)
-        filler = torch.cat([first[None], first.new_zeros(sequence.shape[1] - 1, len(first))])
         only_first = torch.arange(mask.shape[1], device=mask.device) == 0
+        filler = torch.where(only_first[:, None], first, 0)
         return Tokens(
             torch.where(present[:, None, None], sequence, filler),
             torch.where(present[:, None], mask, only_first),
