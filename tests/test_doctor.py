@@ -10,6 +10,7 @@ import torch
 
 from polymodal import artifact, doctor
 from polymodal.doctor import Finding, examine
+from polymodal.engine.backends import choose
 from tests import tiny
 
 
@@ -20,7 +21,7 @@ def named(findings: list[Finding], area: str) -> dict[str, Finding]:
 def test_it_looks_at_everything_and_this_machine_is_well() -> None:
     findings = examine()
     assert {finding.area for finding in findings} == {
-        "python", "packages", "conflicts", "torch", "cpu", "memory", "gpu", "disk", "environment", "extras",
+        "python", "packages", "conflicts", "torch", "cpu", "memory", "gpu", "disk", "environment", "extras", "backends",
     }  # fmt: skip
     assert [finding for finding in findings if finding.state == "fail"] == []
     assert not [finding for finding in findings if "could not be looked at" in finding.value]
@@ -75,17 +76,6 @@ def test_a_check_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
     found = named(examine(), "doctor")["memory"]
     assert found.state == "warn"
     assert "no memory at all" in found.value
-
-
-@pytest.mark.parametrize(
-    ("quota", "cores"), [("150000 100000", 1.5), ("max 100000", 3.0), (None, 3.0), ("800000 100000", 3.0)]
-)
-def test_usable_cores_are_those_of_affinity_and_quota(
-    monkeypatch: pytest.MonkeyPatch, quota: str | None, cores: float
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
-    monkeypatch.setattr(doctor, "_cgroup", lambda name: quota)
-    assert doctor.usable_cores() == cores
 
 
 def test_more_threads_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,3 +141,13 @@ def test_an_artifact_is_looked_at_file_by_file(tmp_path: Path) -> None:
     assert "copy the artifact again" in ill["model.safetensors"].remedy
     (missing,) = doctor._artifact(tmp_path / "no")
     assert (missing.state, missing.value) == ("fail", "does not exist")
+
+
+def test_backends_are_listed_with_the_precisions_of_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "knows_bfloat16", lambda: False)
+    monkeypatch.setattr(doctor, "knows_int8", lambda: True)
+    monkeypatch.setattr(choose, "find_spec", lambda package: None if package == "onnxscript" else object())
+    found = named(list(doctor._backends()), "backends")
+    assert found["torch"].value == "float32, int8 (this CPU has no instructions for bfloat16)"
+    assert (found["onnx"].state, found["onnx"].value) == ("ok", "not installed: onnxscript")
+    assert found["onnx"].remedy == 'if wanted: pip install "polymodal[onnx]"'

@@ -14,8 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from polymodal.machine import FEATURES, cgroup_file, cpu_flags, cpu_model, knows_bfloat16, knows_int8, usable_cores
+
 State = Literal["ok", "warn", "fail"]
-FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")  # as /proc/cpuinfo spells them
 VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -42,7 +43,7 @@ class Finding:
 def examine(artifact: str | Path | None = None) -> list[Finding]:
     """Everything found; a check that itself breaks is a finding too."""
     checks: list[Callable[[], Iterator[Finding]]] = [_python, _packages, _conflicts, _torch, _cpu, _memory, _gpu, _disk]
-    checks += [_environment, _extras]
+    checks += [_environment, _extras, _backends]
     if artifact is not None:
         checks.append(lambda: _artifact(Path(artifact)))
     return [finding for check in checks for finding in _guarded(check)]
@@ -149,38 +150,9 @@ def _torch() -> Iterator[Finding]:
     yield Finding("torch", "threads", "warn" if crowded else "ok", f"{threads} for {cores:g} usable cores", remedy)
 
 
-def usable_cores() -> float:
-    """Cores that this process may use: its affinity, and the quota of its control group."""
-    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    quota = _cgroup("cpu.max")  # "200000 100000": microseconds granted in each period
-    if quota and not quota.startswith("max"):
-        granted, period = quota.split()
-        cores = min(cores, int(granted) / int(period))
-    return cores
-
-
-def _cgroup(name: str) -> str | None:
-    """A file of this process's own control group (version 2), or of the container's root."""
-    try:
-        own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
-    except OSError:
-        return None
-    for folder in (Path("/sys/fs/cgroup") / own, Path("/sys/fs/cgroup")):
-        try:
-            return (folder / name).read_text().strip()
-        except OSError:
-            continue
-    return None
-
-
 def _cpu() -> Iterator[Finding]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    yield Finding("cpu", "model", "ok", about.get("model name") or platform.processor() or "unknown")
-    if flags := set(about.get("flags", "").split()):
+    yield Finding("cpu", "model", "ok", cpu_model())
+    if flags := cpu_flags():
         spelled = " ".join(f"{name} {'yes' if name in flags else 'no'}" for name in FEATURES)
         slow = "avx2" not in flags
         remedy = "torch runs, but slowly: use a CPU with AVX2" if slow else ""
@@ -192,7 +164,7 @@ def _memory() -> Iterator[Finding]:
     import psutil
 
     memory = psutil.virtual_memory()
-    limit = _cgroup("memory.max")
+    limit = cgroup_file("memory.max") or cgroup_file("memory.limit_in_bytes", "memory")
     total = min(memory.total, int(limit)) if limit and limit != "max" else memory.total
     free = min(memory.available, total)
     tight = free < 2 * GIB
@@ -261,6 +233,23 @@ def _extras() -> Iterator[Finding]:
         value = f"not installed: {', '.join(missing)}" if missing else "installed"
         remedy = f'if wanted: pip install "polymodal[{extra}]"' if missing else ""
         yield Finding("extras", extra, "ok", value, remedy)
+
+
+def _backends() -> Iterator[Finding]:
+    """What can compute a model here, and in which precisions."""
+    from polymodal.engine.backends.choose import KNOWS, missing
+
+    here = {"float32": True, "bfloat16": knows_bfloat16(), "int8": knows_int8()}
+    for name, known in KNOWS.items():
+        if package := missing(name):
+            remedy = f'if wanted: pip install "polymodal[{name}]"'
+            yield Finding("backends", name, "ok", f"not installed: {package}", remedy)
+        else:
+            able = ", ".join(one for one in known if here[one])
+            lacks = ", ".join(one for one in known if not here[one])
+            yield Finding(
+                "backends", name, "ok", able + (f" (this CPU has no instructions for {lacks})" if lacks else "")
+            )
 
 
 def _artifact(folder: Path) -> Iterator[Finding]:

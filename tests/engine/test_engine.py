@@ -10,15 +10,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from polymodal.data.decode import to_pixels
 from polymodal.engine import Engine
+from polymodal.engine.backends import Arrays
 from polymodal.engine.engine import Vectors
 from polymodal.engine.pictures import Picture
 from polymodal.errors import ArtifactError, ConfigError, DataError
 from polymodal.models.clip import Clip
-from polymodal.types import Text
 from tests import tiny
 
 TEXTS = [caption for caption in tiny.CAPTIONS if caption]
@@ -96,36 +95,51 @@ def test_every_shape_of_one_picture_gives_one_vector(
     np.testing.assert_allclose(vectors, np.tile(image_vector(array), (len(shapes), 1)), atol=1e-6)
 
 
-def sizes_seen(tower: torch.nn.Module) -> list[tuple[int, ...]]:
-    """A list that grows by the shape of each batch that the tower sees."""
-    sizes: list[tuple[int, ...]] = []
+def sizes_seen(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[int, ...]]]:
+    """By the graph's name a list that grows by the shape of each batch that the backend sees."""
+    sizes: dict[str, list[tuple[int, ...]]] = {"image": [], "text": []}
+    run = engine.backend.run
 
-    def note(tower: torch.nn.Module, given: tuple[Tensor | Text]) -> None:
-        sizes.append(tuple((given[0].ids if isinstance(given[0], Text) else given[0]).shape))
+    def note(graph: str, arrays: Arrays) -> dict[str, NDArray[np.generic]]:
+        sizes[graph].append(next(iter(arrays.values())).shape)
+        return run(graph, arrays)
 
-    tower.register_forward_pre_hook(note)
+    monkeypatch.setattr(engine.backend, "run", note)
     return sizes
 
 
-def test_equal_items_are_computed_once(engine: Engine, arrays: list[NDArray[np.uint8]]) -> None:
-    images, texts = sizes_seen(engine.model.image_encoder), sizes_seen(engine.model.text_encoder)
+def test_equal_items_are_computed_once(
+    engine: Engine, arrays: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = sizes_seen(engine, monkeypatch)
     first, second = png(arrays[0]), png(arrays[1])
     vectors = engine.embed(images=[first, second, first, arrays[2], bytes(first), arrays[2]])
-    assert [size[0] for size in images] == [3]
+    assert [size[0] for size in sizes["image"]] == [3]
     assert np.array_equal(vectors[[0, 3]], vectors[[2, 5]])
     assert np.array_equal(vectors[0], vectors[4])
     assert not np.array_equal(vectors[0], vectors[1])
     engine.embed(texts=["a dog", "a cat", "a dog"])
-    assert [size[0] for size in texts] == [2]
+    assert [size[0] for size in sizes["text"]] == [2]
 
 
-def test_short_texts_are_not_padded_for_long_ones(engine: Engine) -> None:
-    sizes = sizes_seen(engine.model.text_encoder)
+def test_short_texts_are_not_padded_for_long_ones(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = sizes_seen(engine, monkeypatch)
     long, short = "one two three four five six seven eight nine", "a dog"
     engine.embed(texts=[long, short, long + " ten", short + "s"], batch_size=2)
     alone = [tiny.tokenizer()([text], tiny.preprocess().text).ids.shape[1] for text in (short + "s", long + " ten")]
-    assert [size[1] for size in sizes] == alone
+    assert [size[1] for size in sizes["text"]] == alone
     assert alone[0] < alone[1] <= 12
+
+
+def test_a_batch_holds_texts_of_like_tokens_not_of_like_letters(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["a dog", "一只狗在沙", "a cats", "两只猫睡在"]  # five letters, but of Chinese each is some tokens
+    lengths = [tiny.tokenizer()([text], tiny.preprocess().text).ids.shape[1] for text in texts]
+    sizes = sizes_seen(engine, monkeypatch)
+    vectors = engine.embed(texts=texts, batch_size=2)
+    assert [size[1] for size in sizes["text"]] == [sorted(lengths)[1], sorted(lengths)[3]]
+    np.testing.assert_allclose(vectors, [text_vector(text) for text in texts], atol=1e-6)
 
 
 def test_a_bad_picture_is_named_by_its_place(engine: Engine, arrays: list[NDArray[np.uint8]], tmp_path: Path) -> None:

@@ -15,21 +15,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from polymodal.encoders import for_use
 from polymodal.engine import pictures as pictures_
+from polymodal.engine.backends import Precision
+from polymodal.engine.backends.choose import AskedBackend, AskedPrecision, open_backend
 from polymodal.engine.pictures import Picture
 from polymodal.engine.progress import progress_bar
 from polymodal.engine.templates import fill
+from polymodal.engine.vector_cache import VectorCache, content_of
 from polymodal.errors import ArtifactError, ConfigError, DataError
 from polymodal.models.clip import Clip
 from polymodal.preprocess import Preprocess
 from polymodal.text import Tokenizer
 
 Vectors = NDArray[np.float32]
-Precision = Literal["float32", "bfloat16"]
 BATCH_SIZE = 64
+TEXTS_AT_ONCE = 4096  # tokenized together, then brought into batches by their number of tokens
 
 
 class Guess(NamedTuple):
@@ -64,39 +65,56 @@ class Engine:
         metrics: dict[str, Any] | None = None,
         checksum: str | None = None,
         device: str = "auto",
-        precision: Precision = "float32",
+        backend: AskedBackend = "auto",
+        precision: AskedPrecision = "auto",
+        cache: VectorCache | None = None,
     ) -> None:
         """
         Args:
             name: what errors call it, for instance the folder it came from.
             checksum: names these very weights; without one it is computed when it is asked for.
             device: cpu, cuda, cuda:1, mps; auto is the first GPU that torch can use, else the CPU.
-            precision: of weights and sums inside the model; the vectors that come out are float32 always.
+            backend: what computes; auto is the one that a short measurement finds to be the fastest here, torch for a
+                model of fewer than 5 million weights.
+            precision: of the products inside the model; the vectors that come out are float32 always. auto is bfloat16
+                where the CPU has instructions for it, else float32.
+            cache: vectors of pictures and texts that were seen before are taken from it.
+
+        Raises:
+            ConfigError: the device cannot be used, or the backend is not installed or does not know the precision.
         """
         self.name = name
         self.tokenizer = tokenizer
         self.preprocess = preprocess
         self.metrics = metrics or {}
         self.device = device_named(device)
-        self.precision = precision
         self.width = model.config.shared_width  # D
         self.scale = model.log_scale.exp().item()  # cosines are multiplied by it before a softmax or sigmoid
         self.bias = None if model.bias is None else model.bias.item()  # SigLIP's
         self._checksum = checksum
-        self._dtype = getattr(torch, precision)
-        self.model = model.eval().to(self.device, self._dtype)
-        self._image_tower = for_use(self.model.image_encoder)
+        self.model = model.eval()
+        # notes: what is not as it was asked for, a precision that this CPU does not know for instance
+        self.backend, self.notes = open_backend(
+            self.model,
+            preprocess,
+            backend=backend,
+            precision=precision,
+            device=self.device,
+            checksum=lambda: self.checksum,
+        )
+        self.cache = cache
+
+    @property
+    def precision(self) -> Precision:
+        """That the backend computes in."""
+        return self.backend.precision
 
     @cached_property
     def checksum(self) -> str:
         """SHA-256 that names these weights and settings, for caches."""
         if self._checksum is not None:
             return self._checksum
-        digest = hashlib.sha256(repr((self.model.config.to_dict(), self.preprocess.to_dict())).encode())
-        for name, weight in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return checksum_of(self.model, self.preprocess)
 
     @overload
     def embed(
@@ -153,10 +171,7 @@ class Engine:
         if items is None or isinstance(items, str | bytes | Path):
             raise DataError(f"embed: wanted a list of {kind}s, got one {type(items).__name__}: put it into [ ]")
         with progress_bar(f"embedding {kind}s", len(items), shown=progress) as advance:
-            if images is not None:
-                work = self._embed_images(images, batch_size, Path(root), advance)
-            else:
-                work = self._embed_texts(items, batch_size, advance)  # type: ignore[arg-type]
+            work = self._remembered(items, images is None, batch_size, Path(root), advance)
             vectors = np.full((len(items), self.width), np.nan, np.float32)
             faults: list[ItemFault] = []
             for places, found in work:
@@ -232,67 +247,93 @@ class Engine:
         unit: Vectors = means / np.linalg.norm(means, axis=1, keepdims=True)
         return unit
 
-    def _embed_images(
-        self, images: Sequence[Picture], batch_size: int, root: Path, advance: Callable[[int], None]
+    def _remembered(
+        self, items: Sequence[Any], are_texts: bool, batch_size: int, root: Path, advance: Callable[[int], None]
     ) -> Iterator[tuple[list[int], Vectors | DataError]]:
-        places = _places_of_equals([pictures_.identity(image) for image in images])
-        unique = [images[same[0]] for same in places]
+        """For each different item the places where it stands, and its vector, from the cache if there is one."""
+        places = _places_of_equals([item if are_texts else pictures_.identity(item) for item in items])
+        keys = [self._key(items[same[0]], are_texts, root) for same in places] if self.cache is not None else []
+        known = self.cache.get(key for key in keys if key is not None) if self.cache is not None else {}
+        for key, same in zip(keys, places, strict=False):
+            if key in known:
+                yield same, known[key]
+                advance(len(same))
+        new = [nth for nth in range(len(places)) if not known or keys[nth] not in known]
+        unique = [items[places[nth][0]] for nth in new]
+        work = self._embed_texts(unique, batch_size) if are_texts else self._embed_images(unique, batch_size, root)
+        for batch in work:
+            for nth, found in batch:
+                yield places[new[nth]], found
+            if self.cache is not None:
+                named = ((keys[new[nth]], found) for nth, found in batch if not isinstance(found, DataError))
+                self.cache.put({key: vector for key, vector in named if key is not None})
+            advance(sum(len(places[new[nth]]) for nth, _ in batch))
 
-        def work(picture: Picture) -> Tensor:
+    def _key(self, item: Any, is_text: bool, root: Path) -> bytes | None:
+        """Names the vector of an item by the model and the item's content; None where it is not kept."""
+        content = item.encode("utf-8", "surrogatepass") if is_text and isinstance(item, str) else None
+        if not is_text:
+            content = content_of(item, root)
+        if content is None:
+            return None
+        inputs = f"text {self.preprocess.text}" if is_text else f"picture {self.preprocess.image}"
+        computed = f"{self.checksum} {self.backend.name} {self.precision} {inputs}"
+        return hashlib.sha256(computed.encode() + b"\0" + content).digest()
+
+    def _embed_images(
+        self, images: Sequence[Picture], batch_size: int, root: Path
+    ) -> Iterator[list[tuple[int, Vectors | DataError]]]:
+        def work(picture: Picture) -> pictures_.Pixels:
             return pictures_.decode(picture, self.preprocess.image, root)
 
-        for batch in pictures_.decoded(unique, work, batch_size):
-            for place, found in batch:
-                if isinstance(found, DataError):
-                    yield places[place], found
-            good = [(place, pixels) for place, pixels in batch if isinstance(pixels, Tensor)]
+        for batch in pictures_.decoded(images, work, batch_size):
+            done: list[tuple[int, Vectors | DataError]] = []
+            done += [(place, found) for place, found in batch if isinstance(found, DataError)]
+            good = [(place, pixels) for place, pixels in batch if not isinstance(pixels, DataError)]
             if good:
-                vectors = self._image_vectors(torch.stack([pixels for _, pixels in good]))
-                for (place, _), vector in zip(good, vectors, strict=True):
-                    yield places[place], vector
-            advance(sum(len(places[place]) for place, _ in batch))
+                vectors = self._vectors("image", {"pixels": np.stack([pixels for _, pixels in good])})
+                done += zip([place for place, _ in good], vectors, strict=True)
+            yield done
 
-    def _embed_texts(
-        self, texts: Sequence[str], batch_size: int, advance: Callable[[int], None]
-    ) -> Iterator[tuple[list[int], Vectors | DataError]]:
-        places = _places_of_equals(list(texts))
-        good = []
-        for same in places:
-            text = texts[same[0]]
+    def _embed_texts(self, texts: Sequence[Any], batch_size: int) -> Iterator[list[tuple[int, Vectors | DataError]]]:
+        good: list[int] = []
+        bad: list[tuple[int, Vectors | DataError]] = []
+        for place, text in enumerate(texts):
             if isinstance(text, str) and text.strip():
-                good.append(same)
+                good.append(place)
             else:
                 wanted = "the text is empty" if isinstance(text, str) else f"wanted a str, got {type(text).__name__}"
-                yield same, DataError(wanted)
-        good.sort(key=lambda same: len(texts[same[0]]))  # texts of like length share a batch: little padding
-        for start in range(0, len(good), batch_size):
-            batch = good[start : start + batch_size]
-            for same, vector in zip(batch, self._text_vectors([texts[same[0]] for same in batch]), strict=True):
-                yield same, vector
-            advance(sum(map(len, batch)))
+                bad.append((place, DataError(wanted)))
+        yield bad
+        good.sort(key=lambda place: len(texts[place]))
+        for start in range(0, len(good), TEXTS_AT_ONCE):
+            part = np.array(good[start : start + TEXTS_AT_ONCE])
+            ids, mask = self._tokens([texts[place] for place in part])
+            lengths = mask.sum(1).clip(min=1)
+            order = lengths.argsort(kind="stable")  # texts of like length share a batch: little or no padding
+            for low in range(0, len(order), batch_size):
+                rows = order[low : low + batch_size]
+                longest = lengths[rows[-1]]
+                vectors = self._vectors("text", {"ids": ids[rows, :longest], "mask": mask[rows, :longest]})
+                yield list(zip(part[rows].tolist(), vectors, strict=True))
 
-    @torch.inference_mode()
-    def _image_vectors(self, pixels: Tensor) -> Vectors:
-        """(B, D) of uint8 pixels (B, 3, S, S)."""
-        normal = self.preprocess.image.normalize(pixels.to(self.device))
-        pooled = self._image_tower(normal.to(self._dtype)).pooled
-        return self._checked(normalize(self.model.image_projection(pooled), dim=-1))
-
-    @torch.inference_mode()
-    def _text_vectors(self, texts: list[str]) -> Vectors:
+    def _tokens(self, texts: list[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Ids and mask, (B, L), padded on the right."""
         if self.tokenizer is None:
             raise ArtifactError(f'"{self.name}" has no tokenizer: it can embed pictures, not texts')
         text = self.tokenizer(texts, self.preprocess.text)
-        return self._checked(self.model.embed_text(text.to(str(self.device))))
+        return text.ids.numpy(), text.mask.numpy()
 
-    def _checked(self, vectors: Tensor) -> Vectors:
-        if not torch.isfinite(vectors).all():
+    def _vectors(self, graph: str, arrays: dict[str, NDArray[Any]]) -> Vectors:
+        """(B, D), of unit length."""
+        vectors = np.asarray(self.backend.run(graph, arrays)["vectors"], np.float32)
+        if not np.isfinite(vectors).all():
             raise ArtifactError(
                 f'"{self.name}" gives vectors that are not numbers: its weights are damaged or its training diverged; '
                 "use an earlier checkpoint"
             )
         # Again in float32: bfloat16 knows a length of 1 to within half a percent only.
-        unit: Vectors = normalize(vectors.float(), dim=-1).cpu().numpy()
+        unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
         return unit
 
 
@@ -308,6 +349,15 @@ def _places_of_equals(keys: list[Any]) -> list[list[int]]:
     for place, key in enumerate(keys):
         places.setdefault(key, []).append(place)
     return list(places.values())
+
+
+def checksum_of(model: Any, preprocess: Any) -> str:
+    """SHA-256 of a model's config and weights, and of what its inputs go through."""
+    digest = hashlib.sha256(repr((model.config.to_dict(), preprocess.to_dict())).encode())
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def device_named(asked: str) -> torch.device:

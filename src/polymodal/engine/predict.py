@@ -16,12 +16,15 @@ from polymodal.data.faults import Fault
 from polymodal.data.feature_rows import FeatureRows, columns_of
 from polymodal.data.manifest import Manifest
 from polymodal.engine.answers import Prediction, read, read_tags, stacked
-from polymodal.engine.engine import device_named
+from polymodal.engine.backends import Precision
+from polymodal.engine.backends.choose import AskedBackend, AskedPrecision, open_backend
+from polymodal.engine.engine import checksum_of, device_named
 from polymodal.engine.progress import progress_bar
 from polymodal.errors import ArtifactError, DataError
+from polymodal.export.graphs import arrays_of
 from polymodal.features import Features, TextInput
 from polymodal.models.ensemble import Ensemble
-from polymodal.models.multimodal import Multimodal, MultimodalOutput
+from polymodal.models.multimodal import Multimodal
 from polymodal.text import Tokenizer
 from polymodal.types import Batch
 
@@ -58,17 +61,37 @@ class Predictor:
         metrics: Mapping[str, Any] | None = None,
         checksum: str | None = None,
         device: str = "auto",
+        backend: AskedBackend = "auto",
+        precision: AskedPrecision = "auto",
     ) -> None:
         """
         Args:
             name: what errors call it, for instance the folder it came from.
             checksum: names these very weights.
             device: cpu, cuda, cuda:1, mps; auto is the first GPU that torch can use, else the CPU.
+            backend, precision: as of `Engine`.
+
+        Raises:
+            ConfigError: the device cannot be used, or the backend is not installed or does not know the precision.
         """
         self.name, self.tokenizer, self.features = name, tokenizer, features
         self.metrics, self.checksum = dict(metrics or {}), checksum
         self.device = device_named(device)
-        self.model = model.eval().to(self.device)
+        self.model = model.eval()
+        # notes: what is not as it was asked for, a precision that this CPU does not know for instance
+        self.backend, self.notes = open_backend(
+            self.model,
+            features,
+            backend=backend,
+            precision=precision,
+            device=self.device,
+            checksum=lambda: checksum or checksum_of(model, features),
+        )
+
+    @property
+    def precision(self) -> Precision:
+        """That the backend computes in."""
+        return self.backend.precision
 
     def predict(self, source: Source, *, batch_size: int = BATCH_SIZE, progress: bool = False) -> Predicted:
         """Every target of every row.
@@ -99,11 +122,11 @@ class Predictor:
         start = 0
         for batch, out in self.stream(rows, batch_size=batch_size, progress=progress):
             places = range(start, start := start + len(batch.rows))
-            readings = {name: self._read(name, out.predictions[name], rows, places) for name in self.features.targets}
+            readings = {name: self._read(name, out[f"logits.{name}"], rows, places) for name in self.features.targets}
             yield [{name: found[nth] for name, found in readings.items()} for nth in range(len(places))]
 
     def _read(self, name: str, outputs: Tensor, rows: FeatureRows, places: range) -> list[Prediction]:
-        target, outputs = self.features.targets[name], outputs.float().cpu()
+        target = self.features.targets[name]
         if target.task != "tokens":
             return read(target, outputs)
         text = self.features.inputs[target.text]
@@ -161,7 +184,7 @@ class Predictor:
         found: dict[str, list[Tensor]] = {name: [] for name in self.features.targets}
         for _, out in self.stream(rows, only, batch_size=batch_size, progress=progress):
             for name, values in found.items():
-                values.append(out.predictions[name].float().cpu())
+                values.append(out[f"logits.{name}"])
         return {name: stacked(values) for name, values in found.items()}
 
     def see(self, rows: FeatureRows, *, batch_size: int = BATCH_SIZE, progress: bool = False) -> Seen:
@@ -172,7 +195,7 @@ class Predictor:
         """
         parts: list[dict[str, dict[str, Tensor]]] = []
         for batch, out in self.stream(rows, batch_size=batch_size, progress=progress):
-            outputs = {name: out.predictions[name].float().cpu() for name in self.features.targets}
+            outputs = {name: out[f"logits.{name}"] for name in self.features.targets}
             known: dict[str, dict[str, Tensor]] = {"targets": dict(batch.targets), "known": dict(batch.known)}
             parts.append({"outputs": outputs, "present": dict(batch.present), **known})
         whole = {
@@ -184,8 +207,7 @@ class Predictor:
     def embed(self, source: Source, *, batch_size: int = BATCH_SIZE, progress: bool = False) -> NDArray[np.float32]:
         """(N, W) the joint state of every row."""
         stream = self.stream(self.rows(source), batch_size=batch_size, progress=progress)
-        states = [out.fused.pooled for _, out in stream]
-        vectors: NDArray[np.float32] = torch.cat(states).float().cpu().numpy()
+        vectors: NDArray[np.float32] = np.concatenate([out["state"].numpy() for _, out in stream])
         return vectors
 
     def stream(
@@ -195,33 +217,28 @@ class Predictor:
         *,
         batch_size: int = BATCH_SIZE,
         progress: bool = False,
-    ) -> Iterator[tuple[Batch, MultimodalOutput]]:
-        """What the model says of each batch of the rows, in their order; `only` as in `outputs`."""
+    ) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
+        """What the model says of each batch of the rows, in their order, see `run`; `only` as in `outputs`."""
         if not len(rows):
             raise DataError(f"{rows.source.source}: there are no rows")
         with progress_bar("predicting", len(rows), shown=progress) as advance:
             for start in range(0, len(rows), batch_size):
                 batch = rows.batch(np.arange(start, min(start + batch_size, len(rows))))
-                with torch.inference_mode():
-                    out = self.run(batch, only)
-                yield batch, out
+                yield batch, self.run(batch, only)
                 advance(len(batch.rows))
 
-    def run(self, batch: Batch, only: Sequence[str] | None = None) -> MultimodalOutput:
-        """What the model says of a batch; `only` as in `outputs`."""
-        inputs = {name: _to(given, self.device) for name, given in self.features.normalize(batch.inputs).items()}
+    def run(self, batch: Batch, only: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """What the model says of a batch: `answer.NAME` and `logits.NAME` of each target, and the joint `state`.
+
+        Args:
+            only: as in `outputs`.
+        """
         present = {
-            name: (there if only is None or name in only else torch.zeros_like(there)).to(self.device)
+            name: there if only is None or name in only else torch.zeros_like(there)
             for name, there in batch.present.items()
         }
-        out: MultimodalOutput = self.model(inputs, present)
-        return out
-
-
-def _to(given: Any, device: torch.device) -> Any:
-    if isinstance(given, Tensor):
-        return given.to(device)
-    return type(given)(*(None if part is None else part.to(device) for part in given))
+        said = self.backend.run("rows", arrays_of(batch.inputs, present))
+        return {name: torch.from_numpy(values) for name, values in said.items()}
 
 
 def faults_of(rows: FeatureRows) -> list[Fault]:

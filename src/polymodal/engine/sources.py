@@ -2,22 +2,33 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 from polymodal import artifact
-from polymodal.engine.engine import Engine, Precision
+from polymodal.engine.backends.choose import AskedBackend, AskedPrecision
+from polymodal.engine.engine import Engine
 from polymodal.engine.predict import Predictor
-from polymodal.errors import ArtifactError, did_you_mean
+from polymodal.engine.vector_cache import VectorCache
+from polymodal.errors import ArtifactError, ConfigError, did_you_mean
 from polymodal.features import Features
 from polymodal.models.clip import Clip
 from polymodal.models.ensemble import Ensemble
 from polymodal.models.multimodal import Multimodal
-from polymodal.preprocess import Preprocess
+from polymodal.preprocess import Decoding, Preprocess
 
 ELSEWHERE = ("hub:", "pip:")  # what `models.published` finds by itself
+Settings = TypeVar("Settings", Preprocess, Features)
 
 
-def load(source: str | Path, *, device: str = "auto", precision: Precision = "float32") -> Any:
+def load(
+    source: str | Path,
+    *,
+    device: str = "auto",
+    backend: AskedBackend = "auto",
+    precision: AskedPrecision = "auto",
+    decoding: Decoding | None = None,
+    cache: bool = False,
+) -> Any:
     """An engine of an artifact, a run folder, a released checkpoint's folder or file, or `hub:org/name`.
 
     A model of pictures and texts becomes an `Engine`, one with several inputs and targets a `Predictor`; which of them
@@ -27,40 +38,61 @@ def load(source: str | Path, *, device: str = "auto", precision: Precision = "fl
 
     Args:
         device: cpu, cuda, cuda:1, mps; auto is the first GPU that torch can use, else the CPU.
-        precision: bfloat16 halves memory and is faster where the processor knows it (`polymodal doctor`).
+        backend: torch, openvino, onnx; auto is the one that a short measurement finds to be the fastest here. It takes
+            seconds at the first time, and some more to convert the model, and is kept in the cache folder; a model of
+            fewer than 5 million weights has torch at once.
+        precision: float32, bfloat16, int8; auto is bfloat16 where the CPU has instructions for it, else float32.
+            `polymodal bench` says what each costs and gives here; what the CPU cannot do becomes float32, which the
+            engine's `notes` say.
+        decoding: of pictures: exact, or fast (see `ImagePreprocess`); None: as the model saw them in training.
+        cache: keep the vectors of pictures and texts in the cache folder, at most 1 GiB, and take them from there when
+            the same come again. For models of pictures and texts.
 
     Raises:
         ArtifactError: nothing of the kind is there, or its files are damaged or do not fit.
-        ConfigError: the device cannot be used.
+        ConfigError: the device cannot be used, the backend is not installed or does not know the precision, or the
+            model reads no pictures and a decoding is asked for.
     """
+    computing: Any = {"device": device, "backend": backend, "precision": precision}
     if str(source).startswith(ELSEWHERE):
-        return _published(str(source), device, precision)
+        return _published(str(source), decoding, **computing, cache=VectorCache() if cache else None)
     path = Path(source)
     if not path.exists():
         raise ArtifactError(f'"{source}": {_not_there(path)}')
     if path.is_file() and artifact.is_artifact(path.parent):
         raise ArtifactError(f'"{source}" is a file of an artifact; name its folder, "{path.parent}"')
     if path.is_file() or _is_published(path):
-        return _published(str(path), device, precision)
+        return _published(str(path), decoding, **computing, cache=VectorCache() if cache else None)
     folder = path / "artifact" if (path / "artifact").is_dir() else path
     if not (folder / "config.json").exists() and (path / "log.jsonl").exists():
         raise ArtifactError(f'"{source}" is a run that has left no artifact yet; let `polymodal fit` end, or resume it')
     found = artifact.load(folder)
-    about: Any = {"name": str(source), "metrics": found.metrics, "checksum": found.checksum, "device": device}
+    about: Any = {"name": str(source), "metrics": found.metrics, "checksum": found.checksum, **computing}
     if isinstance(found.model, Multimodal | Ensemble):
         assert isinstance(found.preprocess, Features)
-        return Predictor(found.model, found.tokenizer, found.preprocess, **about)
+        return Predictor(found.model, found.tokenizer, _decoded(source, found.preprocess, decoding), **about)
     assert isinstance(found.preprocess, Preprocess)
-    return Engine(found.model, found.tokenizer, found.preprocess, **about, precision=precision)
+    preprocess = _decoded(source, found.preprocess, decoding)
+    return Engine(found.model, found.tokenizer, preprocess, **about, cache=VectorCache() if cache else None)
 
 
-def load_engine(source: str | Path, *, device: str = "auto", precision: Precision = "float32") -> Engine:
+def load_engine(
+    source: str | Path,
+    *,
+    device: str = "auto",
+    backend: AskedBackend = "auto",
+    precision: AskedPrecision = "auto",
+    decoding: Decoding | None = None,
+    cache: bool = False,
+) -> Engine:
     """`load` for those who ask with pictures and texts.
 
     Raises:
         ArtifactError: as `load`; or the model predicts from the rows of a table.
     """
-    found: Engine | Predictor = load(source, device=device, precision=precision)
+    found: Engine | Predictor = load(
+        source, device=device, backend=backend, precision=precision, decoding=decoding, cache=cache
+    )
     if isinstance(found, Predictor):
         targets, inputs = ", ".join(found.features.targets) or "nothing", ", ".join(found.features.inputs)
         raise ArtifactError(
@@ -70,13 +102,20 @@ def load_engine(source: str | Path, *, device: str = "auto", precision: Precisio
     return found
 
 
-def load_predictor(source: str | Path, *, device: str = "auto") -> Predictor:
+def load_predictor(
+    source: str | Path,
+    *,
+    device: str = "auto",
+    backend: AskedBackend = "auto",
+    precision: AskedPrecision = "auto",
+    decoding: Decoding | None = None,
+) -> Predictor:
     """`load` for those who ask with rows of a table.
 
     Raises:
         ArtifactError: as `load`; or the model has a space of pictures and texts, and no targets.
     """
-    found: Engine | Predictor = load(source, device=device)
+    found: Engine | Predictor = load(source, device=device, backend=backend, precision=precision, decoding=decoding)
     if isinstance(found, Engine):
         raise ArtifactError(
             f'"{source}" has no targets: it compares pictures and texts; use `polymodal query`, `classify` or `embed`'
@@ -84,7 +123,18 @@ def load_predictor(source: str | Path, *, device: str = "auto") -> Predictor:
     return found
 
 
-def _published(source: str, device: str, precision: Precision) -> Engine:
+def _decoded(source: str | Path, settings: Settings, decoding: Decoding | None) -> Settings:
+    """The settings with another decoding of pictures, if one is asked for."""
+    if decoding not in (None, *get_args(Decoding)):
+        raise ConfigError(f"decoding must be {' or '.join(get_args(Decoding))}, got {decoding!r}")
+    if decoding and isinstance(settings, Features):
+        kinds = [config.kind for config in settings.inputs.values()]
+        if "image" not in kinds:
+            raise ConfigError(f'decoding={decoding}: "{source}" reads no pictures, it reads {", ".join(kinds)}')
+    return settings.with_decoding(decoding)
+
+
+def _published(source: str, decoding: Decoding | None, **how: Any) -> Engine:
     from polymodal.models import published
 
     found = published.load(source)
@@ -94,7 +144,8 @@ def _published(source: str, device: str, precision: Precision) -> Engine:
             f'"{source}" holds one tower ({kind}), not a model of pictures and texts; '
             "start a training from it: `polymodal fit` on your table"
         )
-    return Engine(found.model, found.tokenizer, found.preprocess, name=source, device=device, precision=precision)
+    preprocess = _decoded(source, found.preprocess, decoding)
+    return Engine(found.model, found.tokenizer, preprocess, name=source, **how)
 
 
 def _is_published(folder: Path) -> bool:

@@ -46,7 +46,7 @@ class Block(nn.Module):
 
     def at(self, x: Tensor, places: Tensor, keys: Tensor | None, causal: bool) -> Tensor:
         """(B, D): `forward` without dropout at one place (B,) of each row; no other token passes the MLP."""
-        own = at(x, places)
+        own: Tensor = at(x, places)
         if self.post:
             own = self.norm1(own + self.attention.at(x, places, keys, causal))
             own = self.norm2(own + self.mlp(own))
