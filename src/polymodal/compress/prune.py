@@ -74,7 +74,7 @@ class Prune(Step):
             ConfigError: there is nothing to prune, or nothing would be left.
             DataError: the rows do not allow to judge importance.
         """
-        _refuse_other_models(work)
+        refuse_other_models(work)
         model = work.copy()
         notes = list(_untouched(model, self)) if self._takes_out else []
         if self.layers is not None:
@@ -206,7 +206,11 @@ def _least_of_all(scores: Scores, least: Mapping[str, int], wanted: float, optio
     }
 
 
-def _refuse_other_models(work: Work) -> None:
+def refuse_other_models(work: Work) -> None:
+    """
+    Raises:
+        ArtifactError: the model is quantized, or made of several models.
+    """
     if isinstance(work.model, Ensemble | ClipEnsemble):
         raise ArtifactError(
             f'"{work.artifact.folder}" is made of several models; compress each of them, then put them together'
