@@ -125,6 +125,7 @@ def test_energy_near_one_changes_little_and_less_energy_more(tmp_path: Path) -> 
     work = works.pairs(tmp_path, model, rows=32)
     text = tiny.text(8)
 
+    @torch.no_grad()
     def cosine(energy: float) -> float:
         smaller: Any = LowRank(energy=energy).run(work).model
         return float((smaller.embed_text(text) * work.model.embed_text(text)).sum(1).mean())  # type: ignore[operator]
