@@ -55,7 +55,7 @@ class Attention(nn.Module):
         query, key, value = self._split(self.qkv(x))
         if causal:
             keys = (torch.arange(x.shape[1], device=x.device) <= places[:, None])[:, None, None, :]
-        asked = torch.take_along_dim(query, places[:, None, None, None], 2)  # (B, H, 1, d)
+        asked = query[torch.arange(x.shape[0], device=x.device), :, places][:, :, None]  # (B, H, 1, d)
         mixed = scaled_dot_product_attention(asked, key, value, attn_mask=keys)
         out: Tensor = self.out(mixed.flatten(1))
         return out
