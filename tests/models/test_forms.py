@@ -100,11 +100,11 @@ def test_the_structure_is_what_the_forms_say() -> None:
     assert narrow.first.weight.shape == (2, 16)
     assert isinstance(narrow.second, Int8Linear)
     assert narrow.second.weight.shape == (24, 2)
-    attention = model.text_encoder.blocks[1].attention  # type: ignore[index]
+    attention = model.text_encoder.blocks[1].attention
     assert attention.heads == 1
     assert attention.qkv.weight.shape == (24, 16)  # three of one head, 8 wide
     assert attention.out.weight.shape == (16, 8)
-    assert len(changed(*CHANGES["left out"]).image_encoder.blocks) == 1  # type: ignore[arg-type]
+    assert len(changed(*CHANGES["left out"]).image_encoder.blocks) == 1
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_the_structure_is_what_the_forms_say() -> None:
 def test_stored_integers_are_half_a_step_off_at_most(bits: int, group: int | None, off: float, tmp_path: Path) -> None:
     name = f"{MLP}.fc1.weight"
     model = tiny.clip()
-    model.forms = model.forms.storing({name: IntegerStorage(bits=bits, group=group)})  # type: ignore[arg-type]
+    model.forms = model.forms.storing({name: IntegerStorage(bits=bits, group=group)})
     exact = model.state_dict()[name]
     loaded = saved(model, tmp_path / "small")
     read = loaded.state_dict()[name]
@@ -131,7 +131,7 @@ def test_stored_integers_are_half_a_step_off_at_most(bits: int, group: int | Non
 @pytest.mark.parametrize("bits", [4, 8])
 def test_any_shape_is_stored(shape: tuple[int, ...], bits: int) -> None:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    store = IntegerStorage(bits=bits, group=16)  # type: ignore[arg-type]
+    store = IntegerStorage(bits=bits, group=16)
     packed = store.pack("w", weight)
     assert {name: tuple(part.shape) for name, part in packed.items()} == store.shapes("w", weight.shape)
     assert packed["w"].element_size() * packed["w"].numel() <= (weight.numel() + shape[0]) * bits / 8

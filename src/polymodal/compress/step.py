@@ -27,6 +27,7 @@ STEPS: Mapping[str, str] = {
     "low_rank": "polymodal.compress.low_rank:LowRank",
     "vocabulary": "polymodal.compress.vocabulary:Vocabulary",
     "distill": "polymodal.compress.distill:Distill",
+    "finetune": "polymodal.compress.finetune:Finetune",
     "bf16": "polymodal.compress.quantize:Bfloat16",
     "int8": "polymodal.compress.quantize:Int8",
     "int4": "polymodal.compress.quantize:Int4",
@@ -115,11 +116,16 @@ def _parse(written: str) -> list[Step]:
         if re.match(r"[^:=]+=", piece):
             if not found:
                 raise ConfigError(f'steps: "{piece}" is an option and no step stands before it; write STEP:{piece}')
-            found[-1][1].append(piece)
+            found[-1][1].append(_trimmed(piece))
         elif piece:
             name, _, option = piece.partition(":")
-            found.append((name.strip(), [option] if option else []))
+            found.append((name.strip(), [_trimmed(option)] if option else []))
     return [_step(name, options) for name, options in found]
+
+
+def _trimmed(option: str) -> str:
+    name, sign, value = option.partition("=")
+    return f"{name.strip()}{sign}{value.strip()}"
 
 
 def _step(name: str, options: Sequence[str]) -> Step:
@@ -127,8 +133,19 @@ def _step(name: str, options: Sequence[str]) -> Step:
         raise ConfigError(f'no step is named "{name}"{did_you_mean(name, STEPS)}; known: {", ".join(STEPS)}')
     module, _, kind = STEPS[name].partition(":")
     step = cast(type[Step], getattr(import_module(module), kind))
-    values: dict[str, Any] = override({}, options)
-    return step.parse(values, where=f'step "{name}"')
+    return step.parse(_values(options), where=f'step "{name}"')
+
+
+def _values(options: Sequence[str]) -> dict[str, Any]:
+    """name -> value. In a list of patterns `*` is no alias of YAML."""
+    values: dict[str, Any] = {}
+    for option in options:
+        name, _, value = option.partition("=")
+        if value.startswith("[") and value.endswith("]"):
+            values[name] = [one.strip().strip("'\"") for one in value[1:-1].split(",") if one.strip()]
+        else:
+            values |= override({}, [option])
+    return values
 
 
 def _refuse_order(steps: Sequence[Step]) -> None:

@@ -183,9 +183,19 @@ class Int8Linear(nn.Module):
         self._packed = None
         return self
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._packed = None
+        super()._load_from_state_dict(*args)
+
     def __getstate__(self) -> dict[str, Any]:
         """For copies: what is packed cannot be copied, and is made again."""
         return {**self.__dict__, "_packed": None}
+
+
+def quantized_input(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q_x (..., I) as whole floats, and s_x and z (..., 1), of activations (..., I)."""
+    scale, zero = _affine(*(end.unsqueeze(-1) for end in tokens.aminmax(dim=-1)))
+    return ((tokens / scale).round() + zero).clamp(0, INPUT_LIMIT), scale, zero
 
 
 def _affine(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
