@@ -80,7 +80,7 @@ class SeriesEncoder(nn.Module):
         self._check(series)
         values = series.values.masked_fill(~series.mask[:, :, None], 0.0)
         x = self.stem(values.transpose(1, 2)).transpose(1, 2)
-        mask = series.mask[:, :: self.config.stride]
+        mask = series.mask[:, torch.arange(x.shape[1], device=x.device) * self.config.stride]
         x = self.dropout(nn.functional.gelu(x) + self.positions[: x.shape[1]].to(x.dtype))
         x = self.post_norm(self.blocks(x, mask))
         return Tokens(x, mask, masked_mean(x, mask))

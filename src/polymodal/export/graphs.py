@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from polymodal.encoders import EncoderConfig, TransformersConfig, WhisperConfig, for_use, pooled
+from polymodal.encoders import EncoderConfig, SeriesConfig, TransformersConfig, WhisperConfig, for_use, pooled
 from polymodal.encoders.pretrained import max_length, shortest
 from polymodal.errors import ConfigError
 from polymodal.features import (
@@ -56,6 +56,7 @@ class Axis:
     name: str
     most: int | None = None  # the largest size that the model takes; None: any
     tried: int = 5  # the size with which the graph is traced
+    least: int = 1  # shorter ones are to be padded, masked
 
 
 BATCH = Axis("batch", tried=3)
@@ -163,16 +164,22 @@ class RowsGraph(Graph):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Of each target its answer (B,) or (B, C), and logits or scaled values (B, C); last the joint state (B, W)."""
-        given = dict(zip((port.name for port in self.inputs), tensors, strict=True))
-        inputs = {
-            name: _together(name, config, {part: given[part] for part in self.parts[name]}, given[f"present.{name}"])
-            for name, config in self.features.inputs.items()
-        }
-        out = self.model(self.features.normalize(inputs), {name: given[f"present.{name}"] for name in inputs})
+        inputs, present = self.together(tensors)
+        out = self.model(self.features.normalize(inputs), present)
         said: list[Tensor] = []
         for name, target in self.features.targets.items():
             said += [answer(target, out.predictions[name]), out.predictions[name]]
         return (*said, out.fused.pooled)
+
+    def together(self, tensors: Sequence[Tensor]) -> tuple[dict[str, Input], dict[str, Tensor]]:
+        """What the model takes, before pictures are normalized: its inputs, and which of them a row has."""
+        given = dict(zip((port.name for port in self.inputs), tensors, strict=True))
+        present = {name: given[f"present.{name}"] for name in self.parts}
+        inputs = {
+            name: _together(name, config, {part: given[part] for part in self.parts[name]}, present[name])
+            for name, config in self.features.inputs.items()
+        }
+        return inputs, present
 
 
 def graphs_of(model: Clip | Multimodal | Ensemble, preprocess: Preprocess | Features) -> dict[str, Graph]:
@@ -319,7 +326,9 @@ def _ports(name: str, config: InputConfig, encoder: EncoderConfig, tower: nn.Mod
                 ports.append(Port(f"{name}.categories", "int64", (BATCH, len(codes)), below=min(codes)))
             return ports
         case SeriesInput():
-            steps = _steps(name, config.max_length, 7)
+            # Of a single token torch makes a graph of single tokens.
+            stride = encoder.stride if isinstance(encoder, SeriesConfig) else 1
+            steps = _steps(name, config.max_length, 2 * stride + 3, stride + 1 if stride > 1 else 1)
             return [
                 Port(f"{name}.values", "float32", (BATCH, steps, len(config.means))),
                 Port(f"{name}.mask", "bool", (BATCH, steps)),
@@ -339,8 +348,8 @@ def _ports(name: str, config: InputConfig, encoder: EncoderConfig, tower: nn.Mod
             ]
 
 
-def _steps(name: str, most: int | None = None, tried: int = 5) -> Axis:
-    return Axis(f"{name}.length" if name else "length", most, tried if most is None else min(tried, most))
+def _steps(name: str, most: int | None = None, tried: int = 5, least: int = 1) -> Axis:
+    return Axis(f"{name}.length" if name else "length", most, tried if most is None else min(tried, most), least)
 
 
 def _text_ports(name: str, encoder: EncoderConfig, tower: nn.Module) -> list[Port]:
@@ -354,12 +363,13 @@ def _text_ports(name: str, encoder: EncoderConfig, tower: nn.Module) -> list[Por
 
 def _sound_steps(name: str, encoder: EncoderConfig, tower: nn.Module) -> int | Axis:
     if isinstance(encoder, WhisperConfig):
-        return _steps(name, 2 * encoder.max_length, 7)
+        return _steps(name, 2 * encoder.max_length, 7, 3)
     assert isinstance(encoder, TransformersConfig)
     settings = tower.model.config
     if settings.model_type == "whisper":  # reads sounds of one length only
         return 2 * int(settings.max_source_positions)
-    return _steps(name, None, 3 * shortest(settings.conv_kernel, settings.conv_stride))
+    least = shortest(settings.conv_kernel, settings.conv_stride)
+    return _steps(name, None, 3 * least, least)
 
 
 def _together(name: str, config: InputConfig, parts: Mapping[str, Tensor], present: Tensor) -> Input:

@@ -102,7 +102,7 @@ def _dynamic(graph: Graph) -> Any:
     for port in graph.inputs:
         axes = {place: one for place, one in enumerate(port.shape) if isinstance(one, Axis)}
         for axis in axes.values():
-            dims.setdefault(axis, Dim(f"n{len(dims)}", min=1, max=axis.most))
+            dims.setdefault(axis, Dim(f"n{len(dims)}", min=axis.least, max=axis.most))
         shapes.append({place: dims[axis] for place, axis in axes.items()})
     return {"tensors": tuple(shapes)} if isinstance(graph, RowsGraph) else tuple(shapes)
 

@@ -60,7 +60,7 @@ class Missing(nn.Module):
         filler = torch.where(only_first[:, None], first, 0)
         return Tokens(
             torch.where(present[:, None, None], sequence, filler),
-            torch.where(present[:, None], mask, only_first),
+            mask & present[:, None] | only_first & ~present[:, None],  # ONNX Runtime has no `where` of bools
             torch.where(present[:, None], pooled, token.to(pooled.dtype)),
         )
 

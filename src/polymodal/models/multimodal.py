@@ -150,7 +150,7 @@ def _zeroed(values: Tensor, present: Tensor) -> Tensor:
 
 def _first_only(mask: Tensor, present: Tensor) -> Tensor:
     first = torch.arange(mask.shape[1], device=mask.device) == 0
-    return torch.where(present[:, None], mask, first)
+    return mask & present[:, None] | first & ~present[:, None]  # no `where`: ONNX Runtime has none of bools
 
 
 def _first_rows(given: Any, count: int) -> Any:
