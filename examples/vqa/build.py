@@ -39,7 +39,6 @@ CAPTIONS = (
     "a {thing} is present",
     "there is no {other} in the image",
     "the image does not contain a {other}",
-    "no {other} is present",
 )
 CAPTIONS_ZH = ("一个{color}的{shape}", "图中有一个{color}{shape}")
 
