@@ -21,6 +21,7 @@ from polymodal.train.recipe import Recipe
 
 class ClipJob:
     fate = "are left out"
+    training_class: type[ClipTraining] = ClipTraining
 
     def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
@@ -49,7 +50,7 @@ class ClipJob:
 
     def training(self, *, fresh: bool) -> tuple[ClipTraining, LightningDataModule]:
         prepared, built = self.prepared, self.prepared.built
-        module = ClipTraining(
+        module = self.training_class(
             built.model, prepared.objectives, prepared.recipe.trainer, built.preprocess.image, prepared.total_steps
         )
         known_image, known_text = known_towers(prepared)
