@@ -21,17 +21,17 @@ def pairs(folder: Path, model: Clip | None = None, rows: int = 6, **changes: Any
     manifest = tables.read(folder, rows)
     kept: dict[str, Any] = {"tokenizer": tiny.tokenizer(), "preprocess": tiny.preprocess()} | changes
     loaded = artifact.load(artifact.save(folder / "whole", model=given, **kept))
-    return _work(loaded, manifest)
+    return work_of(loaded, manifest)
 
 
 def rows(folder: Path, model: Multimodal | None = None) -> Work:
     """A transformer over two columns, moved off its start, and rows with five targets."""
     given: Any = model or moved(homes.model(homes.features()))
     loaded = artifact.load(homes.saved(folder / "whole", built=given))
-    return _work(loaded, Manifest.read(homes.table(folder / "homes.csv")))
+    return work_of(loaded, Manifest.read(homes.table(folder / "homes.csv")))
 
 
-def _work(loaded: artifact.Artifact, manifest: Manifest) -> Work:
+def work_of(loaded: artifact.Artifact, manifest: Manifest) -> Work:
     said: list[str] = []
     return Work(
         artifact=loaded,
