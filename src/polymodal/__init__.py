@@ -11,10 +11,12 @@ from polymodal.errors import PolymodalError
 from polymodal.version import __version__
 
 if TYPE_CHECKING:
+    from polymodal.compress.chain import compress
     from polymodal.data.manifest import Manifest
     from polymodal.engine import Engine, Predictor, load
     from polymodal.evaluate import ablate, evaluate
     from polymodal.evaluate.comparison import compare
+    from polymodal.export.run import export
     from polymodal.train import fit
 
 __all__ = [
@@ -25,7 +27,9 @@ __all__ = [
     "__version__",
     "ablate",
     "compare",
+    "compress",
     "evaluate",
+    "export",
     "fit",
     "load",
 ]
@@ -33,10 +37,12 @@ __all__ = [
 _HOMES = {
     "Engine": "polymodal.engine",
     "Manifest": "polymodal.data.manifest",
+    "compress": "polymodal.compress.chain",
     "compare": "polymodal.evaluate.comparison",
     "Predictor": "polymodal.engine",
     "ablate": "polymodal.evaluate",
     "evaluate": "polymodal.evaluate",
+    "export": "polymodal.export.run",
     "fit": "polymodal.train",
     "load": "polymodal.engine",
 }

@@ -90,6 +90,7 @@ def save(
     metrics: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
     card: Card | None = None,
+    extra: Mapping[str, str] | None = None,
 ) -> Path:
     """Write an artifact; one that stands there already is replaced.
 
@@ -99,6 +100,7 @@ def save(
             refused.
         metrics: plain values; what was measured on this model.
         recipe: the resolved recipe, kept as recipe.yaml.
+        extra: further files, name -> text.
 
     Raises:
         ArtifactError: something that is not an artifact stands at `folder`, or the weights do not fit the config.
@@ -135,6 +137,8 @@ def save(
             use=_use(model, tokenizer),
         )
         (fresh / "README.md").write_text(readme, encoding="utf-8")
+        for name, text in (extra or {}).items():
+            (fresh / name).write_text(text, encoding="utf-8")
         sums = "".join(f"{_sha256(file)}  {file.name}\n" for file in sorted(fresh.iterdir()))
         (fresh / SUMS).write_text(sums, encoding="utf-8")
         _replace(folder, fresh)

@@ -248,6 +248,13 @@ def test_bf16_takes_what_is_left_and_then_nothing(work: Work) -> None:
         Bfloat16().run(after)
 
 
+def test_integers_take_what_bf16_has_taken(work: Work, tmp_path: Path) -> None:
+    after = Int8().run(Bfloat16().run(work))
+    assert integer_layers(after.model) == integer_layers(Int8().run(work).model)
+    assert {type(store) for store in after.model.forms.stored.values()} == {IntegerStorage}
+    assert torch.equal(vectors(works.saved_and_read(tmp_path, after)), vectors(after.model))
+
+
 def test_rows_that_are_alike_are_refused(work: Work) -> None:
     same = replace(work, train=work.train.select([0, 0, 0]))
     with pytest.raises(DataError, match="the 3 calibration rows are all alike to the model"):

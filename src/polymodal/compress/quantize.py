@@ -42,7 +42,7 @@ class Bfloat16(Step):
             ArtifactError: everything is stored in fewer bits already.
         """
         model = work.copy()
-        names = storable(model)
+        names = [name for name in storable(model) if name not in model.forms.stored]
         if not names:
             raise ArtifactError(f'"{work.artifact.folder}": every weight is stored in 16 bits or fewer already')
         store(model, dict.fromkeys(names, Bfloat16Storage()))
@@ -145,14 +145,14 @@ class Int4(Integers):
 
 
 def storable(model: Model) -> list[str]:
-    """Names of the weights that are worth it and not stored in fewer bits yet."""
+    """Names of the weights that are worth it and not in integers yet."""
     return [
         name
         for name, weight in model.state_dict().items()
         if weight.is_floating_point()
         and weight.ndim >= 2
         and weight.numel() >= SMALLEST
-        and name not in model.forms.stored
+        and not isinstance(model.forms.stored.get(name), IntegerStorage)
     ]
 
 
@@ -196,7 +196,7 @@ def multiply_integers(name: str, range_: tuple[float, float] | None, model: Mode
     assert isinstance(layer, nn.Linear)
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, Int8Linear.of(layer, *(range_ or (None, None))))
-    model.forms = model.forms.changed(name, Int8Form(static=range_ is not None))
+    model.forms = model.forms.changed(name, Int8Form(static=range_ is not None)).as_they_are([f"{name}.weight"])
 
 
 def store_integers(name: str, how: IntegerStorage, model: Model) -> None:

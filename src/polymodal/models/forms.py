@@ -4,7 +4,7 @@
 bears it at that moment. `stored` says which weights lie in the file in fewer bits than they have when the model runs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Literal, TypeVar
 
 import torch
@@ -161,6 +161,10 @@ class Forms(Config):
 
     def storing(self, stored: Mapping[str, Storage]) -> "Forms":
         return self.model_copy(update={"stored": {**self.stored, **stored}})
+
+    def as_they_are(self, names: Collection[str]) -> "Forms":
+        """These, with the named weights stored in the bits that they run with."""
+        return self.model_copy(update={"stored": {name: one for name, one in self.stored.items() if name not in names}})
 
     def pack(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict as it lies in the file."""
