@@ -13,7 +13,6 @@ from torch import Tensor
 from polymodal import artifact
 from polymodal.card import Card
 from polymodal.data.faults import Fault
-from polymodal.engine import Predictor
 from polymodal.features import Features
 from polymodal.layers.lora import merge_lora
 from polymodal.train.multimodal.calibrate import with_temperatures
@@ -31,6 +30,7 @@ class MultimodalJob:
 
     def __init__(self, prepared: MultimodalPrepared) -> None:
         self.prepared = prepared
+        self._val: Rows | None = prepared.val
         self.epoch_steps, self.total_steps, self.period = prepared.epoch_steps, prepared.total_steps, prepared.period
 
     @property
@@ -88,7 +88,8 @@ class MultimodalJob:
         parts = [prepared.train, *([prepared.val] if prepared.val else [])]
         towers = locked_inputs(prepared.model, prepared.features, self.recipe)
         train, *val = look_once(towers, parts) if towers else parts
-        return train, val[0] if val else None
+        self._val = val[0] if val else None
+        return train, self._val
 
     def _workers(self) -> int:
         # On a GPU the processor is free to decode; without one, decoding and computing share the cores.
@@ -123,8 +124,6 @@ class MultimodalJob:
     def _calibrated(self) -> Features:
         """The features with temperatures by which the targets' probabilities mean what they say."""
         prepared = self.prepared
-        if prepared.val is None:
+        if self._val is None:
             return prepared.features
-        device = "cpu" if self.recipe.trainer.accelerator == "cpu" else "auto"
-        predictor = Predictor(prepared.model, prepared.tokenizer, prepared.features, device=device)
-        return with_temperatures(predictor, prepared.val)
+        return with_temperatures(prepared.model, prepared.features, self._val)
