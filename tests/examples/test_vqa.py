@@ -55,7 +55,7 @@ def colors_in(picture: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vqa")
-    assert build.build(folder) == {"pretrain.csv": 42_504, "train.csv": 38_575, "test.csv": 9_673}
+    assert build.build(folder) == {"pretrain.csv": 38_962, "train.csv": 38_575, "test.csv": 9_673}
     return folder
 
 
@@ -109,7 +109,7 @@ def test_every_recipe_runs_and_a_fine_tuned_model_answers(data: Path, tmp_path: 
     asked = shorten(data / "few-questions.csv", data / "train.csv", 240)
     short = ["trainer.steps=2", "trainer.batch_size=8"]
     start = run.fit(VQA / "pretrain.yaml", told, out=tmp_path / "start", overrides=short)
-    changes = [*short, f"model.start={start.folder}", "trainer.freeze=[encoders.image]"]
+    changes = [*short, f"model.start={start.folder}"]
     tuned = run.fit(VQA / "finetune.yaml", asked, out=tmp_path / "tuned", overrides=changes)
     fresh = run.fit(VQA / "scratch.yaml", asked, out=tmp_path / "fresh", overrides=short)
     for done in (tuned, fresh):
@@ -120,8 +120,8 @@ def test_every_recipe_runs_and_a_fine_tuned_model_answers(data: Path, tmp_path: 
         [answer] = predictor.predict([question]).predictions
         assert answer["answer"].value in predictor.features.targets["answer"].classes
     pretrained, finetuned = (pm.load(one.folder).model for one in (start, tuned))
-    for name, weight in finetuned.encoders["image"].state_dict().items():
-        assert (weight == pretrained.encoders["image"].state_dict()[name]).all(), name  # it was locked
+    for name, weight in finetuned.encoders["image"].backbone.state_dict().items():
+        assert (weight == pretrained.encoders["image"].backbone.state_dict()[name]).all(), name  # it was locked
 
 
 def test_no_question_of_the_data_is_cut(data: Path) -> None:
@@ -139,17 +139,14 @@ def test_curves_say_how_many_labels_are_enough() -> None:
 
 
 def test_labels_are_drawn_within_each_other(data: Path, tmp_path: Path) -> None:
-    curves.write_labels(data / "train.csv", tmp_path / "few.csv", 50, seed=0)
-    curves.write_labels(data / "train.csv", tmp_path / "more.csv", 100, seed=0)
+    curves.write_labels(data, tmp_path / "few.csv", 50, seed=0)
+    curves.write_labels(data, tmp_path / "more.csv", 100, seed=0)
     few, more = read(tmp_path / "few.csv"), read(tmp_path / "more.csv")
-    assert (len(few), len(more), more[:50]) == (50, 100, few)
-    assert {row["split"] for row in more} == {"train"}
+    assert (len(few), len(more), more[:50]) == (50 + 9_673, 100 + 9_673, few[:50])
+    assert Counter(row["split"] for row in more) == {"train": 100, "val": 9_673}
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="at 84 %: colors are learned and shapes are not, see RESULTS.md", raises=AssertionError, strict=True
-)
 def test_the_demo_answers_the_test_questions(tmp_path: Path) -> None:
     subprocess.run([sys.executable, VQA / "demo.py", "--out", tmp_path / "vqa"], check=True, timeout=3_600)
     report = json.loads((tmp_path / "vqa/demo.json").read_text(encoding="utf-8"))
