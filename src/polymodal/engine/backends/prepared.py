@@ -35,7 +35,7 @@ class PackedLinear(nn.Module):
         self.dtype, self.out_dtype = dtype, out_dtype
         weight = (layer.weight.detach() * factor if factor != 1 else layer.weight.detach()).to(dtype)
         self.offset = None if layer.bias is None else layer.bias.detach().to(dtype)
-        self.packs = weight.device.type == "cpu" and has_onednn()
+        self.packs = weight.device.type == "cpu" and has_onednn(dtype)
         # Neither a parameter nor a buffer: an opaque tensor can be neither saved nor moved.
         self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight) if self.packs else weight
 
@@ -50,8 +50,11 @@ class PackedLinear(nn.Module):
         return out.to(self.out_dtype)
 
 
-def has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def has_onednn(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether torch can pack weights of this type here; bfloat16 it packs only for CPUs that multiply it."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def prepared(module: nn.Module, precision: Precision) -> nn.Module:
