@@ -12,6 +12,7 @@ from torch import nn
 
 from polymodal.compress.calibration import losses
 from polymodal.compress.importance import by_taylor
+from polymodal.compress.low_rank import LowRank
 from polymodal.compress.prune import Prune
 from polymodal.compress.sparse import hold_zeros, matrices, put_zeros, two_of_four
 from polymodal.compress.step import Work, parse_steps
@@ -158,6 +159,27 @@ def test_a_tower_that_has_nothing_to_prune_is_named(tmp_path: Path) -> None:
         r"text_encoder TextTransformer\) has no attention",
     ):
         step(heads=0.5, only=["image_*"]).run(work)
+
+
+def test_what_has_too_few_for_the_share_is_named(tmp_path: Path) -> None:
+    model: Any = moved(tiny.clip(image=tiny.vit_config(heads=4)))
+    after = step(heads=0.25).run(works.pairs(tmp_path, model))
+    assert {group.size for group in find_heads(after.model)} == {3, 2}
+    spared = "text_encoder.blocks.0.attention, text_encoder.blocks.1.attention"
+    assert after.notes == (f"prune: heads: the share is less than one for {spared}, of which nothing went",)
+
+
+def test_what_low_rank_has_factorized_is_not_pruned_and_named(tmp_path: Path) -> None:
+    work = works.pairs(tmp_path)
+    some = LowRank(rank=0.3, by="weights", only=("text_encoder.*",)).run(work)
+    after = step(ffn=0.5).run(some)
+    assert [group.size for group in find_channels(after.model)] == [32, 32]
+    assert "prune: 8 linear layers are products of two and stay so: prune before low_rank" in after.notes
+    everything = LowRank(rank=0.3, by="weights").run(work)
+    with pytest.raises(
+        ConfigError, match=r"what low_rank made products of two does not count: prune before it\) has no"
+    ):
+        step(ffn=0.5).run(everything)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

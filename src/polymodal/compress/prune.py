@@ -36,6 +36,7 @@ from polymodal.compress.units import (
     remove_units,
 )
 from polymodal.errors import ArtifactError, ConfigError
+from polymodal.layers.compressed import LowRankLinear
 from polymodal.models.clip import Clip
 from polymodal.models.ensemble import ClipEnsemble, Ensemble
 from polymodal.models.forms import Change, Forms
@@ -78,14 +79,14 @@ class Prune(Step):
         model = work.copy()
         notes = list(_untouched(model, self)) if self._takes_out else []
         if self.layers is not None:
-            self._leave_out_layers(work, model)
+            notes += self._leave_out_layers(work, model)
         if self.ffn is not None or self.heads is not None:
-            self._take_out_units(work, model)
+            notes += self._take_out_units(work, model)
         if self.sparsity is not None or self.two_of_four:
             notes += self._put_zeros(work, model)
         return replace(work, model=model, notes=(*work.notes, *notes))
 
-    def _leave_out_layers(self, work: Work, model: Model) -> None:
+    def _leave_out_layers(self, work: Work, model: Model) -> list[str]:
         assert self.layers is not None
         stacks = [stack for stack in find_stacks(model) if self._chosen(*stack.lists)]
         if not stacks:
@@ -101,8 +102,9 @@ class Prune(Step):
             if numbers:
                 left = stack.size - len(numbers)
                 work.say(f"{stack.name or 'model'}: {stack.size} -> {left} layers, without {_listed(numbers)}")
+        return self._spared("layers", gone)
 
-    def _take_out_units(self, work: Work, model: Model) -> None:
+    def _take_out_units(self, work: Work, model: Model) -> list[str]:
         asked = {"channels": ("ffn", self.ffn, find_channels), "heads": ("heads", self.heads, find_heads)}
         wanted = {kind: share for kind, (_, share, _) in asked.items() if share is not None}
         groups = {kind: [group for group in asked[kind][2](model) if self._chosen(group.name)] for kind in wanted}
@@ -111,6 +113,7 @@ class Prune(Step):
                 what = "MLP between two linear layers" if kind == "channels" else "attention"
                 raise ConfigError(f'step "prune": {asked[kind][0]}: {_nothing(model, self.only)} no {what}')
         scores = self._scores(work, model, [group for found in groups.values() for group in found], [])
+        notes: list[str] = []
         for kind, found in groups.items():
             own = {group.name: scores[group.name] for group in found}
             counts = {group.name: wanted[kind] * group.size for group in found}
@@ -121,6 +124,15 @@ class Prune(Step):
                     model.forms = _extended(model, remove_units(model, group, kept.nonzero()[:, 0]))
             removed, size = sum(len(one) for one in gone.values()), sum(group.size for group in found)
             work.say(f"{removed:,} of {size:,} {kind} of {len(found)} {asked[kind][0]} modules are gone")
+            notes += self._spared(asked[kind][0], gone)
+        return notes
+
+    def _spared(self, option: str, gone: Mapping[str, Tensor]) -> list[str]:
+        """What to say of those whose share is less than half a unit."""
+        spared = [name or "the model" for name, numbers in gone.items() if not len(numbers)]
+        if self.scope == "model" or not spared:
+            return []
+        return [f"prune: {option}: the share is less than one for {_listed(spared)}, of which nothing went"]
 
     def _scores(self, work: Work, model: Model, groups: Sequence[Group], stacks: Sequence[Stack]) -> Scores:
         match self.by:
@@ -227,6 +239,9 @@ def _untouched(model: Model, step: Prune) -> Iterator[str]:
     found = [group.name for find, asked in ((find_channels, step.ffn), (find_heads, step.heads)) if asked
              for group in find(model)]  # fmt: skip
     found += [name for stack in find_stacks(model) for name in stack.lists] if step.layers is not None else []
+    factorized = [name for name, module in model.named_modules() if isinstance(module, LowRankLinear)]
+    if factorized and (step.ffn or step.heads):
+        yield f"prune: {len(factorized)} linear layers are products of two and stay so: prune before low_rank"
     for name, part in _parts(model).items():
         weights = sum(weight.numel() for weight in part.parameters())
         if weights and not any(one == name or one.startswith(f"{name}.") for one in found):
@@ -243,6 +258,8 @@ def _parts(model: Model) -> dict[str, nn.Module]:
 
 def _nothing(model: Model, only: Sequence[str]) -> str:
     parts = ", ".join(f"{name} {type(part).__name__}" for name, part in _parts(model).items())
+    if any(isinstance(module, LowRankLinear) for module in model.modules()):
+        parts += "; what low_rank made products of two does not count: prune before it"
     return f"what only={list(only)} leaves of the model ({parts}) has" if only else f"the model ({parts}) has"
 
 
