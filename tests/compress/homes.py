@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from polymodal import artifact
+from polymodal.compress.step import Work
 from polymodal.encoders import RecordConfig
 from polymodal.features import CategoryColumn, Features, NumberColumn, RecordInput, Target
 from polymodal.fusion.late import LateConfig
@@ -32,6 +33,11 @@ def features(*names: str, mean: float = 50.0, **changes: Any) -> Features:
     )
     targets = {name: TARGETS[name].model_copy(update=changes) for name in names or TARGETS}
     return Features(inputs={"record": record}, targets=targets)
+
+
+def features_of(work: Work) -> Features:
+    assert isinstance(work.preprocess, Features)
+    return work.preprocess
 
 
 def model(given: Features, seed: int = 0) -> Multimodal:

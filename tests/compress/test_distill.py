@@ -13,7 +13,7 @@ from polymodal import artifact
 from polymodal.compress.distill import Distill
 from polymodal.compress.ensemble import ensemble
 from polymodal.compress.layerwise import Layers
-from polymodal.compress.sparse import put_zeros
+from polymodal.compress.sparse import matrices, put_zeros
 from polymodal.compress.step import Work, parse_steps
 from polymodal.engine import Engine, Predictor
 from polymodal.errors import ArtifactError, ConfigError
@@ -49,7 +49,7 @@ def rows(tmp_path: Path) -> Work:
 
 def told(work_: Work, model: Any, preprocess: Any = None) -> dict[str, Tensor]:
     """What a model says of each target: shares, or values in their own units."""
-    predictor = Predictor(model, work_.tokenizer, preprocess or work_.preprocess, device="cpu")
+    predictor = Predictor(model, work_.tokenizer, preprocess or homes.features_of(work_), device="cpu")
     found = predictor.outputs(predictor.rows(work_.train))
     targets = predictor.features.targets
     return {
@@ -90,7 +90,7 @@ def test_of_several_teachers_the_student_learns_their_mean(tmp_path: Path, rows:
         with torch.no_grad():
             for weight in constant.heads.parameters():
                 weight.zero_()
-            constant.heads.targets["price"][1].bias.fill_((mean - 300) / 100)  # type: ignore[index, union-attr]
+            constant.heads.targets["price"][1].bias.fill_((mean - 300) / 100)  # type: ignore[index]
         names.append(str(homes.saved(tmp_path / str(nth), given, built=constant)))
     step = Distill(teacher=tuple(names), teacher_weights=(2, 1), epochs=15, lr=0.04, batch_size=16, hard=0)
     done = step.run(rows)
@@ -110,7 +110,7 @@ def test_layers_and_the_joint_state_can_be_imitated(rows: Work) -> None:
     done = step.run(rows)
 
     def state(model: Any) -> Tensor:
-        predictor = Predictor(model, None, rows.preprocess, device="cpu")  # type: ignore[arg-type]
+        predictor = Predictor(model, None, homes.features_of(rows), device="cpu")
         return normalize(torch.from_numpy(predictor.embed(rows.train)), dim=-1)
 
     wanted = state(rows.artifact.model)
@@ -121,7 +121,7 @@ def test_layers_and_the_joint_state_can_be_imitated(rows: Work) -> None:
 
 def test_what_was_pruned_stays_zero(rows: Work) -> None:
     pruned = rows.copy()
-    put_zeros([one.weight for one in pruned.modules() if isinstance(one, nn.Linear)], 0.5)
+    put_zeros(list(matrices(pruned).values()), 0.5)
     zero = {name: weight == 0 for name, weight in pruned.state_dict().items()}
     done = Distill(epochs=1, lr=0.01, batch_size=16).run(replace(rows, model=pruned))
     assert all(
