@@ -64,9 +64,9 @@ def run(
             _alone(resume, names, config, table, out)
             done = runs.resume(resume, overrides)
         else:
-            source, table = _source(names, config, table)
+            source, table = source_of("fit", names, config, table)
             if target:
-                source, table = _with_targets(source, table, target), None
+                source, table = with_targets("fit", source, table, target), None
             prepared = runs.plan(source, table, overrides=overrides)
             if dry_run:
                 _show_plan(prepared.plan(), as_json)
@@ -85,18 +85,18 @@ def _alone(resume: Path, names: list[str], config: Path | None, table: Path | No
         raise ConfigError(f"--resume {resume} goes on with that run's own recipe, table and folder: name no other")
 
 
-def _source(names: list[str], config: Path | None, table: Path | None) -> tuple[Any, Path | None]:
-    """The recipe and the table, from what was written."""
+def source_of(verb: str, names: list[str], config: Path | None, table: Path | None) -> tuple[Any, Path | None]:
+    """The recipe and the table, from what was written after `polymodal VERB`."""
     given = [*names, *([str(config)] if config else [])]
     if len(given) == 2 and config is not None and table is None:
         return str(config), Path(names[0])
     if len(given) != 1:
-        wanted = "one recipe or one table (`polymodal fit pairs.csv`); changes are written key=value"
-        raise ConfigError(f"fit: wanted {wanted}, got {', '.join(given) or 'none'}")
+        wanted = f"one recipe or one table (`polymodal {verb} pairs.csv`); changes are written key=value"
+        raise ConfigError(f"{verb}: wanted {wanted}, got {', '.join(given) or 'none'}")
     return given[0], table
 
 
-def _with_targets(source: str, table: Path | None, asked: list[str]) -> dict[str, Any]:
+def with_targets(verb: str, source: str, table: Path | None, asked: list[str]) -> dict[str, Any]:
     """The recipe, or an empty one, with these targets."""
     from polymodal.config import read_yaml
 
@@ -106,7 +106,7 @@ def _with_targets(source: str, table: Path | None, asked: list[str]) -> dict[str
     elif table is None:
         table = Path(source)
     else:
-        raise ConfigError(f"fit --target: wanted a table, or a recipe's file, got {source}")
+        raise ConfigError(f"{verb} --target: wanted a table, or a recipe's file, got {source}")
     names = [name.strip() for names in asked for name in names.split(",") if name.strip()]
     where: dict[str, Any] = dict(data.get("data") or {})
     known = where.get("targets") or {}

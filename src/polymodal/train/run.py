@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.profilers import Profiler
 
 from polymodal.config import write_yaml
 from polymodal.errors import ArtifactError, ConfigError, DataError, TrainError, did_you_mean
@@ -39,6 +40,7 @@ from polymodal.train.prepare import prepare
 from polymodal.train.recipe import Recipe, RunConfig, TrainerConfig, lower_is_better, recipe_names
 from polymodal.train.rows import write_left_out
 from polymodal.train.saving import Checkpoints, FolderCheckpointIO, Interrupted, LastStep, signals_restored
+from polymodal.train.training import Training
 
 RECIPE, STATE, LEFT_OUT, LOG, CURVE = "recipe.yaml", "table.json", "left-out.csv", "log.jsonl", "curve.png"
 
@@ -214,17 +216,48 @@ def _find_checkpoint(run: Path) -> tuple[Path, Path]:
 
 def _train(job: Job, folder: Path, start: Path | None) -> Run:
     module, data = job.training(fresh=start is None)
-    with _quiet(), signals_restored(), torch.random.fork_rng(devices=[]):
+    with _surroundings(job):
         trainer = _trainer(job, folder)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=start)
         except (Interrupted, KeyboardInterrupt):
             raise KeyboardInterrupt(_how_to_resume(folder)) from None
+    return _finish(job, folder)
+
+
+def try_out(job: Job, folder: Path, watching: Callback, profiler: Profiler) -> Training:
+    """The first steps of a run as `fit` makes them, until `watching` stops it: no validation, and nothing is saved.
+
+    Args:
+        folder: for the log.
+
+    Returns:
+        What was trained.
+    """
+    module, data = job.training(fresh=True)
+    with _surroundings(job):
+        trainer: Any = _trainer(job, folder)
+        trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, Checkpoints | EarlyStopping)]
+        trainer.callbacks.append(watching)
+        trainer.profiler, trainer.limit_val_batches = profiler, 0
+        trainer.fit(module, datamodule=data)
+    return module
+
+
+@contextmanager
+def _surroundings(job: Job) -> Iterator[None]:
+    """Handlers of signals and generators of random numbers are afterwards as they were, and Lightning keeps silent.
+
+    Raises:
+        TrainError: memory ran out; the message says what helps.
+    """
+    with _quiet(), signals_restored(), torch.random.fork_rng(devices=[]):
+        try:
+            yield
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_memory(error):
                 raise
             raise TrainError(_out_of_memory(job.recipe)) from error
-    return _finish(job, folder)
 
 
 def _trainer(job: Job, folder: Path) -> Trainer:
