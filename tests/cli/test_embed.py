@@ -6,6 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import polymodal as pm
+from polymodal import machine
+from polymodal.data.cache import cache_folder
 from tests.cli.running import Run
 
 ROWS = [1, 2, 3, 4, 5, 6]
@@ -118,3 +120,19 @@ def test_bfloat16_gives_nearly_the_same(run: Run, saved: Path, table: Path, pict
     assert run("embed", saved, table, "--out", out, "--precision", "bfloat16").code == 0
     with np.load(out) as found:
         assert ((found["vectors"] * pictures).sum(1) > 0.999).all()
+
+
+def test_vectors_are_kept_and_taken_from_before_when_asked(run: Run, saved: Path, table: Path, tmp_path: Path) -> None:
+    for out in ("a.npy", "b.npy"):
+        assert run("embed", saved, table, "--texts", "--cache", "--out", tmp_path / out).code == 0
+    assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+    assert (cache_folder() / "vectors.sqlite").exists()
+
+
+def test_a_precision_that_the_cpu_lacks_is_said(
+    run: Run, saved: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "knows_bfloat16", lambda: False)
+    done = run("embed", saved, table, "--texts", "--precision", "bfloat16", "--out", tmp_path / "a.npy")
+    assert done.code == 0
+    assert "note: precision bfloat16: this CPU has no bfloat16 instructions" in done.err

@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+import polymodal as pm
+from polymodal import artifact
 from polymodal.data.manifest import Manifest
 from polymodal.encoders import RecordConfig
 from polymodal.engine import Predictor
@@ -267,3 +269,11 @@ def test_words_as_json_are_the_words(predictor: Predictor) -> None:
         [{"notes": words}, {"notes": json.dumps(words)}, {"notes": "a dog on the beach"}]
     ).predictions
     assert one == other == text
+
+
+def test_a_cache_of_vectors_is_not_for_rows(predictor: Predictor, tmp_path: Path) -> None:
+    model: Any = predictor.model
+    artifact.save(tmp_path / "rows", model=model, tokenizer=predictor.tokenizer, preprocess=predictor.features)
+    with pytest.raises(ConfigError, match="predicts from rows: there are no vectors of pictures or texts to keep in a"):
+        pm.load(tmp_path / "rows", cache=True)
+    assert pm.load(tmp_path / "rows", precision="float32").precision == "float32"

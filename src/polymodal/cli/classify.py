@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from polymodal.cli.computing import Backend, Cache, Precision, say_notes
 from polymodal.cli.output import print_json, print_table, say, split_list
 from polymodal.errors import ConfigError
 
@@ -20,6 +21,9 @@ def run(
     ] = None,
     top: Annotated[int, typer.Option("-k", "--top", min=1, help="Names shown for each picture.")] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    cache: Cache = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Name pictures by labels that the model was never trained on (zero-shot).
@@ -37,7 +41,8 @@ def run(
     names = _labels(labels, labels_file)
     from polymodal.engine import load_engine
 
-    engine = load_engine(artifact, device=device)
+    engine = load_engine(artifact, device=device, backend=backend, precision=precision, cache=cache)
+    say_notes(engine.notes)
     classes = engine.class_vectors(names, template)
     found = engine.embed(images=images, on_error="report", progress=True)
     named = {

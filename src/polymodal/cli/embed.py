@@ -1,10 +1,11 @@
 """`polymodal embed`"""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from polymodal.cli.computing import Backend, Cache, Precision, say_notes
 from polymodal.cli.output import print_json, say, say_faults
 
 
@@ -25,7 +26,9 @@ def run(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Items that the model sees at once.")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Inside the model.")] = "float32",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    cache: Cache = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Turn the pictures or texts of a table into unit vectors, float32, one for each row (or caption).
@@ -51,7 +54,8 @@ def run(
 
     manifest = Manifest.read(table, image=image_column, text=text_column, images=images_in)
     manifest = manifest.split(split) if split else manifest
-    engine = load_engine(artifact, device=device, precision=precision)
+    engine = load_engine(artifact, device=device, backend=backend, precision=precision, cache=cache)
+    say_notes(engine.notes)
     want: Want = "texts" if texts else "images"
     done = export(engine, manifest, want, out, batch_size=batch_size, progress=True)
     if as_json:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from polymodal.cli.computing import Backend, Cache, Precision
 from polymodal.cli.output import print_json, print_table, say, split_exclusions, split_list
 from polymodal.errors import ConfigError
 
@@ -32,6 +33,9 @@ def run(
     seed: Annotated[int, typer.Option(help="Of candidates, intervals and examples.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")] = Path("evaluation"),
     lang: Annotated[str, typer.Option(help="Of report.html: en or zh.")] = "en",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    cache: Cache = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what report.json holds.")] = False,
     image: Annotated[str | None, typer.Option(help="Column of pictures.", rich_help_panel=_PAIRS)] = None,
     text: Annotated[str | None, typer.Option(help="Column of captions or names.", rich_help_panel=_PAIRS)] = None,
@@ -99,6 +103,9 @@ def run(
         seed=seed,
         out=out,
         lang=lang,
+        backend=backend,
+        precision=precision,
+        cache=cache,
         progress=True,
     )
     if as_json:

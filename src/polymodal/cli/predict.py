@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from polymodal.cli.computing import Backend, Precision, say_notes
 from polymodal.cli.output import print_json, print_table, say
 from polymodal.errors import ConfigError, did_you_mean
 
@@ -30,6 +31,8 @@ def run(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows that the model sees at once.")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Predict every target of every row of a table.
@@ -59,7 +62,8 @@ def run(
         check_name(out)
     from polymodal.engine import load_predictor
 
-    predictor = load_predictor(artifact, device=device)
+    predictor = load_predictor(artifact, device=device, backend=backend, precision=precision)
+    say_notes(predictor.notes)
     predictor.refuse_without_targets()
     if by_hand is not None:
         _refuse_unknown(predictor, by_hand)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from polymodal.cli.computing import Backend, Cache, Precision, say_notes
 from polymodal.cli.output import print_json, print_table, say, say_faults
 from polymodal.errors import ConfigError
 
@@ -31,6 +32,9 @@ def run(
     text_column: Annotated[list[str] | None, typer.Option(help="Column of the texts; may be repeated.")] = None,
     images_in: Annotated[Path | None, typer.Option(help="Folder of the pictures, if not the table's.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    cache: Cache = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Ask a table: a text or a picture in, the nearest pictures or texts out.
@@ -56,7 +60,8 @@ def run(
     manifest = Manifest.read(table, image=image_column, text=text_column, images=images_in)
     manifest = manifest.split(split) if split else manifest
     want = wanted or (Wanted.images if manifest.image else Wanted.texts)
-    engine = load_engine(artifact, device=device)
+    engine = load_engine(artifact, device=device, backend=backend, precision=precision, cache=cache)
+    say_notes(engine.notes)
     answers = search.query(engine, manifest, text=text, image=image, want=want.value, k=k, progress=True)
     notes: tuple[str, ...] = ()
     if sheet is not None:

@@ -70,6 +70,10 @@ def load(
     about: Any = {"name": str(source), "metrics": found.metrics, "checksum": found.checksum, **computing}
     if isinstance(found.model, Multimodal | Ensemble):
         assert isinstance(found.preprocess, Features)
+        if cache:
+            raise ConfigError(
+                f'"{source}" predicts from rows: there are no vectors of pictures or texts to keep in a cache'
+            )
         return Predictor(found.model, found.tokenizer, _decoded(source, found.preprocess, decoding), **about)
     assert isinstance(found.preprocess, Preprocess)
     preprocess = _decoded(source, found.preprocess, decoding)

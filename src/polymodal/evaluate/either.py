@@ -5,6 +5,7 @@ from pathlib import Path
 
 from polymodal.data.manifest import Manifest
 from polymodal.engine import Engine, Predictor, load
+from polymodal.engine.backends.choose import AskedBackend, AskedPrecision
 from polymodal.errors import ConfigError
 from polymodal.evaluate.report import Report
 from polymodal.evaluate.run import evaluate_pairs
@@ -22,6 +23,9 @@ def evaluate(
     seed: int = 0,
     out: str | Path | None = None,
     lang: str = "en",
+    backend: AskedBackend = "auto",
+    precision: AskedPrecision = "auto",
+    cache: bool = False,
     progress: bool = False,
     image: str | None = None,
     text: str | Sequence[str] | None = None,
@@ -44,13 +48,18 @@ def evaluate(
         seed: of bootstrap and examples.
         out: a folder for report.json and report.html.
         lang: "en" or "zh", of report.html.
+        backend, precision, cache: as of `polymodal.load`; what was loaded before keeps its own.
         image, text, tasks, label, templates, candidates, k: of models of pictures and texts only, see `evaluate_pairs`.
 
     Raises:
         ConfigError: a column, split, task or value is not known, or an option is not for this kind of model.
         DataError: no row can be read, or the rows do not allow what was asked for.
     """
-    model: Engine | Predictor = artifact if isinstance(artifact, Engine | Predictor) else load(artifact)
+    model: Engine | Predictor = (
+        artifact
+        if isinstance(artifact, Engine | Predictor)
+        else load(artifact, backend=backend, precision=precision, cache=cache)
+    )
     if isinstance(model, Engine):
         return evaluate_pairs(
             model, table, image=image, images=images, text=text, split=split, exclude=exclude, tasks=tasks, label=label,

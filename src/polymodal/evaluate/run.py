@@ -99,7 +99,7 @@ def evaluate_pairs(
         "rows": {"chosen": len(work.rows), "left_out": work.rows_left_out()},
         "tasks": done,
         "skipped": skipped,
-        "notes": [*manifest.notes, *_notes(done, k, candidates)],
+        "notes": [*manifest.notes, *engine.notes, *_notes(done, k, candidates)],
     }  # fmt: skip
     report = Report(data, thumbnails(manifest, done.get("retrieval")))
     if out is not None:

@@ -89,7 +89,7 @@ def evaluate_targets(
         "targets": results,
         "shown_rows": shown,
         "warnings": chosen.warnings,
-        "notes": [*notes_of(rows), *notes],
+        "notes": [*notes_of(rows), *predictor.notes, *notes],
         "faults": [fault._asdict() for fault in faults_of(rows)],
     }  # fmt: skip
     report = TargetsReport(data, pictures)
