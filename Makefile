@@ -14,7 +14,7 @@ setup: $(READY) ## make .venv with the tested versions (wheels only)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet --only-binary :all: --constraint constraints.txt --editable ".[dev,demo,examples]"
+	$(BIN)/python -m pip install --quiet --only-binary :all: --constraint constraints.txt --editable ".[dev,demo,examples,onnx,openvino]"
 	@touch $@
 
 demo: $(READY) ## check, fit, evaluate and query the emoji pictures; a few minutes on two cores

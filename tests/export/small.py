@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import torch
-
+from polymodal.encoders import RecordConfig
 from polymodal.export.graphs import Axis, Graph
 from polymodal.features import (
     AudioInput,
@@ -32,7 +31,7 @@ LATE = {"kind": "late", "width": 8}
 TEXT = tiny.bert_config(width=8)
 IMAGE = tiny.vit_config(image_size=SIZE, patch_size=16, width=8)
 GRID = tiny.vit_config(image_size=SIZE, patch_size=16, width=8, class_token=False, pool="mean")
-RECORD = encoders.RecordConfig.parse(encoders.RECORD | {"width": 8, "heads": 2, "layers": 1, "dropout": 0.0}, "")
+RECORD = RecordConfig.parse(encoders.RECORD | {"width": 8, "heads": 2, "layers": 1, "dropout": 0.0}, "")
 TARGETS = {
     "kind": Target(columns=("kind",), task="multiclass", classes=("a", "b", "c"), temperature=1.5),
     "price.usd": Target(columns=("price.usd",), task="regression", mean=100.0, std=20.0),
@@ -87,8 +86,6 @@ def with_fusion(name: str) -> tuple[Multimodal, Features]:
     if name.startswith("spatial"):
         return rows({"image": GRID, "text": IMAGE, "record": GRID}, config.model_copy(update={"leading": {"text": 1}}))
     there = {"image": IMAGE, "text": TEXT, "record": RECORD}
-    if name == "coattention":  # streams with heads of their own width
-        there = {"text": TEXT, "image": IMAGE}
     return rows({one: there[one] for one in there if one != "record" or config.kind not in fusions.TWO_INPUTS}, config)
 
 
@@ -119,4 +116,4 @@ def sizes(graph: Graph) -> list[dict[str, int]]:
     return [{"batch": 1} | shortest, {"batch": 4} | longest]
 
 
-__all__ = ["clip", "encoders", "fusions", "inputs", "rows", "sizes", "torch", "towers", "with_fusion", "words"]
+__all__ = ["clip", "encoders", "fusions", "inputs", "rows", "sizes", "tiny", "towers", "with_fusion", "words"]

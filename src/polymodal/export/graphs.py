@@ -22,7 +22,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from polymodal.encoders import EncoderConfig, SeriesConfig, TransformersConfig, WhisperConfig, for_use, pooled
+from polymodal.encoders import (
+    BertConfig,
+    EncoderConfig,
+    LstmConfig,
+    SeriesConfig,
+    TextTransformerConfig,
+    TransformersConfig,
+    WhisperConfig,
+    for_use,
+    pooled,
+)
 from polymodal.encoders.pretrained import max_length, shortest
 from polymodal.errors import ConfigError
 from polymodal.features import (
@@ -309,7 +319,7 @@ def _copy(module: nn.Module) -> Any:
 # Ports of inputs
 
 
-def _ports(name: str, config: InputConfig, encoder: EncoderConfig, tower: nn.Module) -> list[Port]:
+def _ports(name: str, config: InputConfig, encoder: EncoderConfig, tower: Any) -> list[Port]:
     """An input's tensors; parts of width 0, as the numbers of a table without any, are left out."""
     match config:
         case ImageInput():
@@ -334,10 +344,10 @@ def _ports(name: str, config: InputConfig, encoder: EncoderConfig, tower: nn.Mod
                 Port(f"{name}.mask", "bool", (BATCH, steps)),
             ]
         case AudioInput():
-            steps = _sound_steps(name, encoder, tower)
+            frames = _sound_steps(name, encoder, tower)
             return [
-                Port(f"{name}.values", "float32", (BATCH, steps, config.preprocess.channels)),
-                Port(f"{name}.mask", "bool", (BATCH, steps)),
+                Port(f"{name}.values", "float32", (BATCH, frames, config.preprocess.channels)),
+                Port(f"{name}.mask", "bool", (BATCH, frames)),
             ]
         case RegionsInput():
             steps = _steps(name)
@@ -352,16 +362,18 @@ def _steps(name: str, most: int | None = None, tried: int = 5, least: int = 1) -
     return Axis(f"{name}.length" if name else "length", most, tried if most is None else min(tried, most), least)
 
 
-def _text_ports(name: str, encoder: EncoderConfig, tower: nn.Module) -> list[Port]:
+def _text_ports(name: str, encoder: EncoderConfig, tower: Any) -> list[Port]:
     if isinstance(encoder, TransformersConfig):
         most, vocabulary = max_length(tower.model), int(tower.model.config.vocab_size)
     else:
-        most, vocabulary = getattr(encoder, "max_length", None), encoder.vocab_size
+        assert isinstance(encoder, TextTransformerConfig | BertConfig | LstmConfig)
+        most = None if isinstance(encoder, LstmConfig) else encoder.max_length
+        vocabulary = encoder.vocab_size
     shape = (BATCH, _steps(name, most))
     return [Port(f"{name}.ids", "int64", shape, below=vocabulary), Port(f"{name}.mask", "bool", shape)]
 
 
-def _sound_steps(name: str, encoder: EncoderConfig, tower: nn.Module) -> int | Axis:
+def _sound_steps(name: str, encoder: EncoderConfig, tower: Any) -> int | Axis:
     if isinstance(encoder, WhisperConfig):
         return _steps(name, 2 * encoder.max_length, 7, 3)
     assert isinstance(encoder, TransformersConfig)

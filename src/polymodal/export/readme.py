@@ -35,7 +35,8 @@ ids, mask = tokens(["a photo of a dog", "一张猫的照片"])
 images = run("image", {{"pixels": pixels("photo.jpg")}})["vectors"]  # rows of length 1: their products are cosines
 texts = run("text", {{"ids": ids, "mask": mask}})["vectors"]
 logits = {scale!r} * images @ texts.T{bias}
-print({shares})
+{shares}
+print(shares)
 """
 
 
@@ -71,7 +72,8 @@ def _imports(format: Format, body: str) -> str:  # noqa: A002
 
 def _classify(scale: float | None, bias: float | None) -> str:
     assert scale is not None
-    shares = "np.exp(logits) / np.exp(logits).sum(1, keepdims=True)" if bias is None else "1 / (1 + np.exp(-logits))"
+    softmax = "shares = np.exp(logits - logits.max(1, keepdims=True))\nshares /= shares.sum(1, keepdims=True)"
+    shares = softmax if bias is None else "shares = 1 / (1 + np.exp(-logits))"
     return CLASSIFY.format(scale=scale, bias="" if bias is None else f" + {bias!r}", shares=shares)
 
 
@@ -106,7 +108,7 @@ def {name}(texts):
     tokenizer.enable_truncation({text.max_length})
     tokenizer.enable_padding({padding})
     rows = tokenizer.encode_batch(texts)
-    return np.array([row.ids for row in rows]), np.array([{mask} for row in rows], dtype=bool)
+    return np.array([row.ids for row in rows], "int64"), np.array([{mask} for row in rows], bool)
 """
 
 

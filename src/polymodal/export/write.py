@@ -25,10 +25,35 @@ EXTRAS: dict[Format, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxrun
 OPSET = 23  # of ONNX: the first with attention as one operator
 
 
+def write(graph: Graph, file: Path, format: Format) -> None:  # noqa: A002
+    """Write a graph's file in a format: `file`, and beside it what the format keeps apart.
+
+    Raises:
+        ConfigError: the format's extra is not installed.
+    """
+    match format:
+        case "onnx":
+            to_onnx(graph, file)
+        case "openvino":
+            model = to_openvino(graph)
+            import openvino
+
+            openvino.save_model(model, file, compress_to_fp16=False)
+        case "program":
+            with _quiet():
+                torch.export.save(to_program(graph), file)
+
+
 def to_program(graph: Graph) -> ExportedProgram:
     """The graph as torch traces it, with free batch size and lengths."""
     with torch.no_grad(), _quiet(), _loops(graph):
-        return torch.export.export(graph, graph.drawn(), dynamic_shapes=_dynamic(graph))
+        return torch.export.export(
+            graph,
+            graph.drawn(),
+            dynamic_shapes=_dynamic(graph),
+            # What torch cannot prove of strides and lengths is asked when the program runs.
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
 
 
 def to_onnx(graph: Graph, file: Path) -> None:
@@ -61,11 +86,13 @@ def to_openvino(graph: Graph) -> "openvino.Model":
     """
     require("openvino")
     import openvino
+    from openvino.tools.ovc import telemetry_stub, telemetry_utils
 
+    telemetry_utils.tm = telemetry_stub  # or the conversion would tell its makers of itself, over the network
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         if _has_lstm(graph):  # in torch's program they are loops, of which this conversion makes nonsense
             to_onnx(graph, file := Path(folder, "graph.onnx"))
-            model = openvino.convert_model(file)
+            model = openvino.Core().read_model(file)
         else:
             model = openvino.convert_model(to_program(graph))
     for ports, found in ((graph.inputs, model.inputs), (graph.outputs, model.outputs)):
@@ -87,8 +114,9 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Any:
     """ONNX's Attention, its mask written out for every query: ONNX Runtime does not broadcast there."""
-    from onnxscript import opset23 as op
+    from onnxscript import opset23
 
+    op: Any = opset23
     if attn_mask is not None:
         rows, queries = op.Shape(query, start=0, end=1), op.Shape(query, start=2, end=3)
         one = op.Constant(value_ints=[1])
