@@ -20,6 +20,7 @@ VERBS = {
     "evaluate": "Measure a model on a table; write report.json and report.html.",
     "ablate": "Measure what each input of a model is worth: metrics of every subset of inputs.",
     "compress": "Make an artifact smaller and faster by a chain of steps; print what each costs.",
+    "distill": "Train a new model with trained ones as its teachers.",
     "ensemble": "Combine trained models into one artifact that predicts better than each of them.",
     "soup": "Average the weights of models that were fine-tuned from the same start.",
     "export": "Write a model as ONNX, OpenVINO IR or a torch.export program, and prove that it says the same.",

@@ -10,9 +10,9 @@ Sources of the losses: `objectives/distillation.py`.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -21,11 +21,13 @@ from torch import Tensor
 
 from polymodal.artifact import Artifact
 from polymodal.compress.imitation import Imitation, PairTeacher, RowTeacher, TaughtPairs, TaughtRows, Weight
-from polymodal.compress.learning import Learning, learn_pairs, learn_rows, refuse_fixed
+from polymodal.compress.learning import Learning, TeachPairs, TeachRows, learn_pairs, learn_rows, refuse_fixed
 from polymodal.compress.members import read_member
 from polymodal.compress.step import Work
+from polymodal.config import Config
 from polymodal.data.manifest import Manifest
 from polymodal.engine import Engine, Predictor
+from polymodal.engine.answers import stacked
 from polymodal.errors import ArtifactError, ConfigError
 from polymodal.evaluate.vectors import embed_pictures, embed_texts
 from polymodal.features import Features, Target
@@ -38,10 +40,10 @@ from polymodal.train.batches import caption_key
 from polymodal.train.locked import Known
 
 
-class Distill(Learning):
-    kind: Literal["distill"] = "distill"
-    epochs: int = Field(2, ge=1)
-    teacher: tuple[str, ...] = ()  # artifacts or runs; none: the artifact as it was given
+class Teaching(Config):
+    """Who teaches, and how much each part of what is taught counts."""
+
+    teacher: tuple[str, ...] = ()  # artifacts or runs; none, in a chain: the artifact as it was given
     teacher_weights: tuple[Weight, ...] = ()  # of several, as proportions; none: all alike
     hard: Weight = 0.5  # of what the labels, or the pairs, say themselves
     logits: Weight | None = None  # None: 1 for targets
@@ -62,40 +64,37 @@ class Distill(Learning):
         return (given,) if isinstance(given, int | float) else given
 
     @model_validator(mode="after")
-    def _fits(self) -> "Distill":
+    def _fits(self) -> Self:
         if self.teacher_weights and len(self.teacher_weights) != len(self.teacher):
             raise ValueError(f"teacher_weights must be {len(self.teacher)} numbers, one for each teacher")
         if self.teacher_weights and not sum(self.teacher_weights):
             raise ValueError("teacher_weights must not all be 0")
         return self
 
-    def run(self, work: Work) -> Work:
-        """
+    def of_pairs(self, work: Work, student: Clip) -> TeachPairs:
+        """What makes the objective of a `Clip` from its rows.
+
         Raises:
-            ArtifactError: the model cannot learn, or a teacher cannot teach it.
-            ConfigError: an option is for another kind of model, or nothing is left to learn.
-            DataError: the rows do not allow it.
+            ArtifactError: a teacher cannot teach it.
+            ConfigError: an option is for another kind of model.
         """
-        refuse_fixed(work, self.kind)
-        model, teachers = work.copy(), self._teachers(work)
-        if isinstance(model, Clip):
-            imitation = self._imitation(1.0, affinity=1.0, other="logits")
+        imitation, teachers = self._imitation(1.0, affinity=1.0, other="logits"), self._teachers(work)
 
-            def teach_pairs(rows: Manifest, numbers: np.ndarray) -> TaughtPairs:
-                known = [_pair_teacher(one, share, rows, numbers, work, imitation) for one, share in teachers]
-                return TaughtPairs(imitation, model, known)
+        def teach(parts: Sequence[Manifest], numbers: Sequence[np.ndarray]) -> TaughtPairs:
+            known = [_pair_teacher(one, share, parts, numbers, work, imitation) for one, share in teachers]
+            return TaughtPairs(imitation, student, known)
 
-            learn_pairs(work, model, self, self.hard, teach_pairs)
-        else:
-            assert isinstance(model, Multimodal)
-            imitation = self._imitation(0.0, logits=1.0, other="affinity")
+        return teach
 
-            def teach_rows(rows: Manifest) -> TaughtRows:
-                known = [_row_teacher(one, share, rows, work, imitation) for one, share in teachers]
-                return TaughtRows(imitation, model, _features(work).targets, known)
+    def of_rows(self, work: Work, student: Multimodal) -> TeachRows:
+        """The same of a `Multimodal`."""
+        imitation, teachers = self._imitation(0.0, logits=1.0, other="affinity"), self._teachers(work)
 
-            learn_rows(work, model, self, self.hard, teach_rows)
-        return replace(work, model=model)
+        def teach(parts: Sequence[Manifest]) -> TaughtRows:
+            known = [_row_teacher(one, share, parts, work, imitation) for one, share in teachers]
+            return TaughtRows(imitation, student, _features(work).targets, known)
+
+        return teach
 
     def _imitation(self, embedding: float, *, other: str, **usual: float) -> Imitation:
         """The weights of the losses, where these are what counts by itself.
@@ -131,6 +130,27 @@ class Distill(Learning):
         return [(one, weight / sum(weights)) for one, weight in zip(found, weights, strict=True)]
 
 
+class Distill(Learning, Teaching):
+    kind: Literal["distill"] = "distill"
+    epochs: int = Field(2, ge=1)
+
+    def run(self, work: Work) -> Work:
+        """
+        Raises:
+            ArtifactError: the model cannot learn, or a teacher cannot teach it.
+            ConfigError: an option is for another kind of model, or nothing is left to learn.
+            DataError: the rows do not allow it.
+        """
+        refuse_fixed(work, self.kind)
+        model = work.copy()
+        if isinstance(model, Clip):
+            learn_pairs(work, model, self, self.hard, self.of_pairs(work, model))
+        else:
+            assert isinstance(model, Multimodal)
+            learn_rows(work, model, self, self.hard, self.of_rows(work, model))
+        return replace(work, model=model)
+
+
 def _features(work: Work) -> Features:
     assert isinstance(work.preprocess, Features)
     return work.preprocess
@@ -141,47 +161,64 @@ def _features(work: Work) -> Features:
 
 
 def _pair_teacher(
-    teacher: Artifact, share: float, rows: Manifest, numbers: np.ndarray, work: Work, imitation: Imitation
+    teacher: Artifact,
+    share: float,
+    parts: Sequence[Manifest],
+    numbers: Sequence[np.ndarray],
+    work: Work,
+    imitation: Imitation,
 ) -> PairTeacher:
     assert isinstance(teacher.model, Clip)
     assert isinstance(teacher.preprocess, Preprocess)
-    work.say(f"looking at {len(rows):,} rows once, as {teacher.folder} sees them")
+    work.say(f"looking at {sum(map(len, parts)):,} rows once, as {teacher.folder} sees them")
     # A copy, because what loads a model for speed may change its layers.
     engine = Engine(
         copy.deepcopy(teacher.model), teacher.tokenizer, teacher.preprocess, name=str(teacher.folder), device="cpu"
     )
-    places = list(range(len(rows)))
-    pictures, _ = embed_pictures(engine, rows, places, progress=True)
-    texts, _ = embed_texts(engine, rows, places, progress=True)
-    keys = torch.tensor([caption_key(text) for text in texts.texts])
+    images, texts = [], []
+    for rows, own in zip(parts, numbers, strict=True):
+        places = list(range(len(rows)))
+        pictures, _ = embed_pictures(engine, rows, places, progress=True)
+        captions, _ = embed_texts(engine, rows, places, progress=True)
+        images.append((torch.tensor(own[pictures.rows]), torch.from_numpy(pictures.vectors)))
+        keys = torch.tensor([caption_key(text) for text in captions.texts])
+        texts.append((keys, torch.from_numpy(captions.vectors)))
     return PairTeacher(
         weight=share,
-        images=Known(torch.from_numpy(numbers[pictures.rows]), torch.from_numpy(pictures.vectors)),
-        texts=Known(keys, torch.from_numpy(texts.vectors)),
+        images=_known(images),
+        texts=_known(texts),
         scale=teacher.model.log_scale.detach().exp(),
         model=_layers_of(teacher, work, imitation),
     )
 
 
-def _row_teacher(teacher: Artifact, share: float, rows: Manifest, work: Work, imitation: Imitation) -> RowTeacher:
+def _row_teacher(
+    teacher: Artifact, share: float, parts: Sequence[Manifest], work: Work, imitation: Imitation
+) -> RowTeacher:
     assert isinstance(teacher.model, Multimodal | Ensemble)
     assert isinstance(teacher.preprocess, Features)
     shared = _shared_targets(teacher, _features(work), imitation)
-    work.say(f"looking at {len(rows):,} rows once, as {teacher.folder} sees them")
+    work.say(f"looking at {sum(map(len, parts)):,} rows once, as {teacher.folder} sees them")
     predictor = Predictor(
         copy.deepcopy(teacher.model), teacher.tokenizer, teacher.preprocess, name=str(teacher.folder), device="cpu"
     )
-    given = predictor.rows(rows)
-    outputs = predictor.outputs(given, progress=True) if shared else {}
-    states = torch.from_numpy(predictor.embed(rows)) if imitation.embedding else torch.zeros(len(rows), 1)
-    numbers = torch.tensor(rows.row_numbers, dtype=torch.int64)
-    scaled = {name: _scaled(outputs[name], teacher.preprocess.targets[name], own) for name, own in shared.items()}
+    outputs: dict[str, list[Tensor]] = {name: [] for name in shared}
+    states, numbers = [], torch.tensor(np.concatenate([rows.row_numbers for rows in parts]), dtype=torch.int64)
+    for rows in parts:
+        said = predictor.outputs(predictor.rows(rows), progress=True) if shared else {}
+        for name, own in shared.items():
+            outputs[name].append(_scaled(said[name], teacher.preprocess.targets[name], own))
+        states.append(torch.from_numpy(predictor.embed(rows)) if imitation.embedding else torch.zeros(len(rows), 1))
     return RowTeacher(
         weight=share,
-        outputs={name: Known(numbers, said) for name, said in scaled.items()},
-        states=Known(numbers, states),
+        outputs={name: Known(numbers, stacked(each)) for name, each in outputs.items()},
+        states=Known(numbers, torch.cat(states)),
         model=_layers_of(teacher, work, imitation),
     )
+
+
+def _known(parts: Sequence[tuple[Tensor, Tensor]]) -> Known:
+    return Known(torch.cat([numbers for numbers, _ in parts]), torch.cat([vectors for _, vectors in parts]))
 
 
 def _shared_targets(teacher: Artifact, features: Features, imitation: Imitation) -> Mapping[str, Target]:

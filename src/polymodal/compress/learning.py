@@ -111,7 +111,7 @@ def _carry_out(job: Job, model: Clip | Multimodal) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 # Pictures and texts
 
-TeachPairs = Callable[[Manifest, np.ndarray], TaughtPairs]  # of the rows and their pictures' numbers
+TeachPairs = Callable[[Sequence[Manifest], Sequence[np.ndarray]], TaughtPairs]  # of rows and their pictures' numbers
 
 
 def learn_pairs(work: Work, model: Clip, step: Learning, hard: float, teach: TeachPairs | None = None) -> None:
@@ -131,7 +131,7 @@ def learn_pairs(work: Work, model: Clip, step: Learning, hard: float, teach: Tea
     configs = _objectives_of(work, model) if hard else []
     objectives: list[Objective] = [config.build() for config in _times(configs, hard)]
     _prepare(model, trainer, tower=1)
-    taught = teach(rows, numbers) if teach else None
+    taught = teach([rows], [numbers]) if teach else None
     steps = len(rows) // trainer.batch_size
     prepared = Prepared(
         recipe=Recipe(
@@ -182,7 +182,7 @@ def _objectives_of(work: Work, model: Clip) -> list[ObjectiveConfig]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Rows of a table
 
-TeachRows = Callable[[Manifest], TaughtRows]
+TeachRows = Callable[[Sequence[Manifest]], TaughtRows]
 
 
 def learn_rows(work: Work, model: Multimodal, step: Learning, hard: float, teach: TeachRows | None = None) -> None:
@@ -201,7 +201,7 @@ def learn_rows(work: Work, model: Multimodal, step: Learning, hard: float, teach
     trainer = MultimodalTrainer(**step.trainer(len(work.train), work))
     _prepare(model, trainer, tower=2)
     configs = _times(_supervised_of(work), hard) if hard and features.targets else []
-    taught = teach(work.train) if teach else None
+    taught = teach([work.train]) if teach else None
     own: list[JointObjective] = [one for one in build_objectives(configs, features, {}).objectives
                                  if isinstance(one, JointObjective)]  # fmt: skip
     steps = len(work.train) // (trainer.batch_size or 1)
