@@ -1,7 +1,9 @@
 """Both ways of decoding, on every kind of file, against Pillow used by hand."""
 
 import io
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -281,3 +283,14 @@ def test_without_torch_it_is_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_has_its_size_already_stays_as_it_is() -> None:
     pixels = np.array(noise(11, 20, 10))
     assert fast.resized(pixels, 20, 10, "bicubic") is pixels
+
+
+def test_a_process_without_torch_decodes_without_loading_it(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg(noise(12, *LARGE)))
+    program = (
+        "import sys; from polymodal.data.decode import read_pixels; from polymodal.preprocess import ImagePreprocess; "
+        "pixels = read_pixels('a.jpg', None, ImagePreprocess(size=32, decoding='fast')); "
+        "print(pixels.shape, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "(3, 32, 32) False\n"

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -356,6 +357,31 @@ def test_a_picture_that_many_rows_show_is_decoded_once(tmp_path: Path, monkeypat
     rows.open_files(progress=False)
     rows.batch(range(20))
     assert sorted(opened) == ["a.png", "b.png"]
+
+
+def test_a_batch_of_pictures_is_decoded_by_several_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2, timeout=30)  # nobody passes alone
+
+    def open_together(given: Any, root: Path, side: int | None) -> Image.Image:
+        both.wait()
+        return open_image(given, root, side)
+
+    monkeypatch.setattr("polymodal.data.cell_files.open_image", open_together)
+    monkeypatch.setattr("polymodal.data.cell_files.os.cpu_count", lambda: 2)
+    for number in range(3):
+        write_picture(tmp_path / f"{number}.png", number)
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n and no more")
+    names = ["0.png", "1.png", None, "bad.png", "2.png", "0.png"]
+    features = Features(inputs={"i": ImageInput(column="image", preprocess=SMALL)})
+    rows = FeatureRows([{"image": name and str(tmp_path / name)} for name in names], features)
+    batch = rows.batch(range(6))
+    pixels = batch.inputs["i"]
+    assert isinstance(pixels, torch.Tensor)
+    assert batch.present["i"].tolist() == [True, True, False, False, True, True]
+    assert [fault.kind for fault in rows.faults] == ["unreadable"]
+    for row, number in ((0, 0), (1, 1), (4, 2), (5, 0)):
+        wanted = to_pixels(open_image(tmp_path / f"{number}.png"), SMALL)
+        assert torch.equal(pixels[row], wanted)
 
 
 @pytest.mark.parametrize("broken", [False, True])

@@ -1,13 +1,19 @@
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import polymodal as pm
 from polymodal import artifact
-from polymodal.errors import ArtifactError
+from polymodal.errors import ArtifactError, ConfigError
+from polymodal.features import Features, TextInput
+from polymodal.fusion.late import LateConfig
 from polymodal.models import published
+from polymodal.models.heads import HeadsConfig
+from polymodal.models.multimodal import MultimodalConfig
 from polymodal.models.published import Pretrained
 from tests import tiny
 
@@ -84,3 +90,47 @@ def test_a_lone_tower_is_no_model_of_pictures_and_texts(tmp_path: Path, monkeypa
     tower = Pretrained(tiny.vit_config().build(), None, tiny.preprocess())
     monkeypatch.setattr(published, "load", lambda source: tower)
     assert '"hub:google/vit" holds one tower (Vit), not a model of pictures and texts' in refusal("hub:google/vit")
+
+
+def photo() -> bytes:
+    """A JPEG so large that `fast` decodes a quarter of it, of patterns that show how it was made smaller."""
+    draw = np.random.default_rng(4).integers(0, 256, (30, 40, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(draw).resize((640, 480), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def test_decoding_is_the_artifacts_unless_asked_for(run: Path, tmp_path: Path) -> None:
+    artifact.save(
+        tmp_path / "fast",
+        model=tiny.clip(),
+        tokenizer=tiny.tokenizer(),
+        preprocess=tiny.preprocess().with_decoding("fast"),
+    )
+    engines = [pm.load(run), pm.load(run, decoding="fast"), pm.load(tmp_path / "fast"), pm.load(run, decoding="exact")]
+    assert [one.preprocess.image.decoding for one in engines] == ["exact", "fast", "fast", "exact"]
+    exact, asked, own, again = (one.embed(images=[photo()]) for one in engines)
+    np.testing.assert_array_equal(asked, own)
+    np.testing.assert_array_equal(exact, again)
+    assert not np.array_equal(exact, asked)
+    assert (exact @ asked.T).item() > 0.99
+
+
+def test_a_released_folder_is_decoded_as_asked(run: Path, tmp_path: Path) -> None:
+    published.save(Pretrained(tiny.clip(), tiny.tokenizer(), tiny.preprocess()), tmp_path / "released")
+    assert pm.load(tmp_path / "released").preprocess.image.decoding == "exact"
+    assert pm.load(tmp_path / "released", decoding="fast").preprocess.image.decoding == "fast"
+
+
+def test_a_decoding_that_cannot_be_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="decoding must be exact or fast, got 'quick'"):
+        pm.load(run, decoding="quick")  # type: ignore[arg-type]
+    texts = Features(inputs={"text": TextInput(columns=("t",))})
+    config = MultimodalConfig(
+        encoders={"text": tiny.text_config()},
+        fusion=LateConfig(weights="concat", width=16),
+        heads=HeadsConfig(targets={}),
+    )
+    artifact.save(tmp_path / "texts", model=config.build(), tokenizer=tiny.tokenizer(), preprocess=texts)
+    with pytest.raises(ConfigError, match=r'decoding=fast: ".*texts" reads no pictures, it reads text'):
+        pm.load(tmp_path / "texts", decoding="fast")

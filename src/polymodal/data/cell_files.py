@@ -6,7 +6,7 @@ gives None too, and a fault.
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -133,6 +133,15 @@ class PictureFiles(Files[Image.Image]):
         if self._cached is not None and self._place[row] >= 0:
             return self._cached.picture(int(self._place[row]))
         return super().__call__(row)
+
+    def read_ahead(self, rows: Sequence[int]) -> None:
+        """Decode in threads what the rows' paths lead to and what is not at hand, and keep it until it is asked for."""
+        cells = (reference(self.rows.cell(row, self.column)) for row in rows if self._place[row] < 0)
+        paths = [cell for cell in dict.fromkeys(cell for cell in cells if isinstance(cell, str) and cell)
+                 if cell not in self._kept and len(cell) < LONGEST_KEY]  # fmt: skip
+        if len(paths) > 1:
+            for path, picture in zip(paths, map_in_threads(self.read, paths, os.cpu_count() or 1), strict=True):
+                self._keep(path, picture)
 
     def open_all(self, progress: bool, epochs: int = 1) -> None:
         filled = [row for row in range(len(self.rows)) if not is_empty(reference(self.rows.cell(row, self.column)))]

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from polymodal.data import sound
 from polymodal.data.augment import Augment, augment_image, augment_text, choose_caption
@@ -130,6 +131,8 @@ class PictureRows:
         # NumPy, for copies of this size are not worth torch's threads, which wait for each other on a busy machine.
         pixels = np.zeros((len(places), 3, side, side), np.uint8)
         present = np.zeros(len(places), bool)
+        if get_worker_info() is None:  # a worker is one thread; there are several of them
+            self.files.read_ahead(places.tolist())
         for nth, place in enumerate(places.tolist()):
             picture = self.files(place)
             if picture is None:
