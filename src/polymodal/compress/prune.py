@@ -106,6 +106,7 @@ class Prune(Step):
 
     def _take_out_units(self, work: Work, model: Model) -> list[str]:
         asked = {"channels": ("ffn", self.ffn, find_channels), "heads": ("heads", self.heads, find_heads)}
+        whose = {"channels": "MLPs", "heads": "attentions"}
         wanted = {kind: share for kind, (_, share, _) in asked.items() if share is not None}
         groups = {kind: [group for group in asked[kind][2](model) if self._chosen(group.name)] for kind in wanted}
         for kind, found in groups.items():
@@ -123,7 +124,7 @@ class Prune(Step):
                 if not kept.all():
                     model.forms = _extended(model, remove_units(model, group, kept.nonzero()[:, 0]))
             removed, size = sum(len(one) for one in gone.values()), sum(group.size for group in found)
-            work.say(f"{removed:,} of {size:,} {kind} of {len(found)} {asked[kind][0]} modules are gone")
+            work.say(f"{removed:,} of {size:,} {kind} are gone, from {len(found)} {whose[kind]}")
             notes += self._spared(asked[kind][0], gone)
         return notes
 
