@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from polymodal import machine
 
@@ -73,3 +75,16 @@ def test_settings_of_malloc_that_the_user_made_are_left_alone() -> None:
             [sys.executable, "-c", code], env=given | extra, capture_output=True, text=True, timeout=60
         )
         assert done.stdout.strip() == said
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="madvise")
+def test_paged_out_weights_leave_memory_and_are_read_again(tmp_path: Path) -> None:
+    numbers = torch.arange(2**20, dtype=torch.float32)
+    save_file({"a": numbers}, tmp_path / "a.safetensors")
+    mapped = load_file(tmp_path / "a.safetensors")["a"]
+    assert mapped.sum() > 0
+    machine.page_out(mapped.data_ptr(), mapped.numel() * 4)
+    assert torch.equal(mapped, numbers)
+    machine.page_out(numbers.data_ptr(), numbers.numel() * 4)  # not mapped from a file: it stays
+    machine.give_back()
+    assert torch.equal(mapped, numbers)

@@ -1,5 +1,6 @@
 """What this process may use of the machine: cores, the processor's instructions, memory that is worth keeping."""
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -91,6 +92,27 @@ def threads() -> int:
     """How many threads a model should compute with: $OMP_NUM_THREADS, else one for each usable core."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdecimal() and int(asked) > 0 else max(1, int(usable_cores()))
+
+
+def page_out(address: int, size: int) -> None:
+    """Tell the kernel that this memory will hardly be read again: what is mapped from a file leaves resident memory.
+
+    It is a hint (Linux 5.4, MADV_PAGEOUT): contents stay as they are and are read again from the file when needed.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    page = os.sysconf("SC_PAGESIZE")
+    start, end = -(-address // page) * page, (address + size) // page * page
+    if end > start:
+        with contextlib.suppress(OSError, AttributeError):  # no such function in this libc
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), 21)
+
+
+def give_back() -> None:
+    """Give memory that is free back to the system, also where it lies between what is in use (glibc only)."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @cache

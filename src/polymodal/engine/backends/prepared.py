@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from polymodal import machine
 from polymodal.engine.backends import Precision
 from polymodal.layers.attention import Attention, CrossAttention
 from polymodal.layers.compressed import Int8Linear
@@ -38,6 +39,8 @@ class PackedLinear(nn.Module):
         self.packs = weight.device.type == "cpu" and has_onednn(dtype)
         # Neither a parameter nor a buffer: an opaque tensor can be neither saved nor moved.
         self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight) if self.packs else weight
+        if self.packs:
+            put_away(layer)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., O) of (..., I)."""
@@ -48,6 +51,12 @@ class PackedLinear(nn.Module):
             return x.new_zeros((*x.shape[:-1], self.out_features), dtype=self.out_dtype)
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.offset, "none", [], "")
         return out.to(self.out_dtype)
+
+
+def put_away(layer: nn.Linear) -> None:
+    """One copy of the weights is enough: the artifact's file, which is mapped, need not stay in memory beside it."""
+    if layer.weight.device.type == "cpu":
+        machine.page_out(layer.weight.data_ptr(), layer.weight.numel() * layer.weight.element_size())
 
 
 def has_onednn(dtype: torch.dtype = torch.float32) -> bool:
@@ -79,7 +88,9 @@ def _linears(precision: Precision) -> tuple[Replace, torch.dtype]:
     def integers(layer: nn.Linear, out: torch.dtype, factor: float) -> nn.Module:
         if min(layer.out_features, layer.in_features) < SMALL:
             return packed(layer, out, factor)
-        return Int8Linear.of(_scaled(layer, factor) if factor != 1 else layer)
+        rounded = Int8Linear.of(_scaled(layer, factor) if factor != 1 else layer)
+        put_away(layer)
+        return rounded
 
     return (integers if precision == "int8" else packed), (torch.bfloat16 if precision == "bfloat16" else torch.float32)
 

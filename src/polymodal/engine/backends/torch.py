@@ -22,12 +22,13 @@ class TorchBackend:
 
     def __init__(self, graphs: Mapping[str, Graph], precision: Precision, device: torch.device) -> None:
         self.precision, self.device = precision, device
-        if device.type == "cpu":
-            machine.keep_large_buffers()
-            if torch.get_num_threads() > machine.threads():  # torch counts the cores, not what the container grants
-                torch.set_num_threads(machine.threads())
+        if device.type == "cpu" and torch.get_num_threads() > machine.threads():
+            torch.set_num_threads(machine.threads())  # torch counts the cores, not what the container grants
         with torch.no_grad():
             self._graphs = {name: prepared(graph.to(device), precision) for name, graph in graphs.items()}
+        if device.type == "cpu":
+            machine.give_back()  # what packing needed for a moment
+            machine.keep_large_buffers()
 
     @torch.inference_mode()
     def run(self, graph: str, arrays: Arrays) -> dict[str, NDArray[np.generic]]:
