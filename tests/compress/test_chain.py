@@ -219,3 +219,13 @@ def test_a_batch_goes_through_a_file(tmp_path: Path) -> None:
         for ours, theirs in zip(read["inputs"][name], given, strict=True):
             assert torch.equal(ours, theirs)
         assert torch.equal(read["present"][name], batch.present[name])
+
+
+@pytest.mark.usefixtures("_quick")
+def test_steps_of_several_kinds_follow_each_other(whole: Path, table: Path, tmp_path: Path) -> None:
+    done = compress(whole, "prune:ffn=0.3,by=magnitude,low_rank:rank=0.5,int8", table, tmp_path / "small")
+    assert len(done.stages) == 4
+    loaded = artifact.load(tmp_path / "small").model
+    kinds = {change.form.kind for change in loaded.forms.changes}
+    assert {"linear", "int8"} <= kinds
+    assert pm.load(tmp_path / "small", device="cpu").embed(texts=["a dog"]).shape == (1, 8)

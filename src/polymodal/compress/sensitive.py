@@ -17,7 +17,7 @@ from polymodal.models.clip import Clip
 from polymodal.preprocess import Preprocess
 from polymodal.types import Batch, ImageTextBatch
 
-PROBED = 64  # rows by which each part is judged
+PROBED = 32  # rows by which each part is judged: dozens of parts, each asked about all of them
 
 
 class Unit(NamedTuple):
