@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -26,9 +28,9 @@ def test_neighbors_are_the_nearest_other_rows() -> None:
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel", "ordinal", "soft"])
-def test_answers_are_those_of_the_metrics(task: str) -> None:
+def test_answers_are_those_of_the_metrics(task: Any) -> None:
     classes = ("a", "b") if task == "binary" else ("a", "b", "c", "d")
-    target = Target(columns=("x",), task=task, classes=classes, temperature=1.7)  # type: ignore[arg-type]
+    target = Target(columns=("x",), task=task, classes=classes, temperature=1.7)
     logits = torch.randn(6, target.outputs, generator=torch.Generator().manual_seed(1)) * 3
     wanted = probabilities(target.task, logits / target.temperature)
     np.testing.assert_allclose(answer(target, logits).numpy(), wanted, atol=1e-6)
@@ -49,11 +51,11 @@ def test_graphs_share_the_weights_and_say_what_the_model_says() -> None:
     graphs = graphs_of(model, tiny.preprocess())
     own = {parameter.data_ptr() for parameter in model.parameters()}
     assert {one.data_ptr() for one in graphs["text"].parameters()} <= own
-    images = graphs["image"].run({"pixels": pixels.numpy()})["vectors"]
+    images: Any = graphs["image"].run({"pixels": pixels.numpy()})["vectors"]
     with torch.no_grad():
         wanted = model.embed_image(tiny.preprocess().image.normalize(pixels)), model.embed_text(text)
     np.testing.assert_allclose(images, wanted[0].numpy(), atol=1e-6)
-    texts = graphs["text"].run({"ids": text.ids.numpy(), "mask": text.mask.numpy()})["vectors"]
+    texts: Any = graphs["text"].run({"ids": text.ids.numpy(), "mask": text.mask.numpy()})["vectors"]
     np.testing.assert_allclose(texts, wanted[1].numpy(), atol=1e-6)
 
 

@@ -109,4 +109,4 @@ def test_pictures_become_the_pixels_that_the_model_reads(fit: Any, tmp_path: Pat
     lines = code("onnx", settings, None).partition("arrays = {}")[0]
     got = run_alone(tmp_path, lines, 'pixels_0("photo.jpg")')
     batch = FeatureRows([{"图": str(tmp_path / "photo.jpg")}], settings).batch([0])
-    np.testing.assert_array_equal(got, batch.inputs["图"])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(got, batch.inputs["图"])
