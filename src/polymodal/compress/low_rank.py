@@ -7,7 +7,8 @@ W x is approximated by B A x with A (r, I) and B (O, r). The plain way cuts the 
 rows (the default), the error is counted where the inputs lie: of W L with L Lᵀ the covariance of the layer's inputs on
 calibration rows, which gives the least mean squared error of the outputs (Wang et al. 2024, arXiv:2403.07378, SVD-LLM,
 section 3.1, "truncation-aware data whitening"; Yuan et al. 2023, arXiv:2312.05821, ASVD, weighs channels only). Their
-matrix is the second moment; where a layer has a bias it takes up the means, so that the covariance is enough.
+matrix is the second moment; where a layer has a bias it takes up the means, so that the covariance is enough. A share
+of the energy so keeps far fewer ranks than the same share by weights: what comes out varies in few directions.
 
 Shapes: O outputs of a layer; I inputs; r its rank; T tokens.
 """
