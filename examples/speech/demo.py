@@ -28,6 +28,7 @@ from polymodal.engine.predict import Predictor
 from polymodal.metrics.chance import retrieval_chance
 from polymodal.metrics.intervals import bootstrap, mean_of
 from polymodal.metrics.retrieval import median_rank, ranks
+from polymodal.models.multimodal import Multimodal
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
 FOLDS = 5
@@ -78,11 +79,14 @@ def hold_out(table: Path, fold: int, out: Path, changes: list[str]) -> Fold:
 def embed(model: Predictor, rows: pm.Manifest, trained_on: pm.Manifest) -> Fold:
     """A text that stands at several clips is one text, and each of them is right."""
     prepared = model.rows(rows)
+    whole = model.model
+    assert isinstance(whole, Multimodal)
     clips, texts = [], []
     with torch.inference_mode():
         for start in range(0, len(rows), 32):
             batch = prepared.batch(np.arange(start, min(start + 32, len(rows))))
-            first, second, _ = model.model.pretraining["contrastive"](model.run(batch).tokens)
+            tokens = whole(model.features.normalize(batch.inputs), batch.present).tokens
+            first, second, _ = whole.pretraining["contrastive"](tokens)
             clips.append(first)
             texts.append(second)
     words = [plain(text) for text in rows.column("text").to_pylist()]

@@ -21,8 +21,8 @@ from rich.console import Console
 from polymodal.train import run
 
 HERE = Path(__file__).parent
-COUNTS = (1_000, 2_000, 4_000, 8_000, 16_000, 32_000)
-STEPS = 2700  # of every training, whatever its number of questions: five passes over all of them
+COUNTS = (250, 500, 1_000, 2_000, 4_000)
+STEPS = 1500  # of every training, whatever its number of questions
 LEVEL = 0.95  # of the test questions
 
 Curve = Mapping[int, float]  # number of questions -> share of right answers

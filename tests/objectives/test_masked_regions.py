@@ -142,10 +142,12 @@ def test_of_pictures_the_cells_are_hidden_and_found_again() -> None:
     places = step.prepare(joint.objectives[0])
     cells = model.encoders["image"].cells(pixels)
     assert cells.features.shape == (joint_toy.ROWS, 4, 16)
-    hidden = step.hidden["image"].features
-    zeroed = (hidden == 0).all(-1)
-    assert places.any() and not (zeroed & ~places).any()
-    torch.testing.assert_close(hidden[~zeroed], cells.features[~zeroed])
+    after = step.hidden["image"]
+    assert isinstance(after, Regions)
+    zeroed = (after.features == 0).all(-1)
+    assert places.any()
+    assert not (zeroed & ~places).any()
+    torch.testing.assert_close(after.features[~zeroed], cells.features[~zeroed])
 
     found = joint(step).loss
     head = model.pretraining["masked_regions"]
@@ -170,5 +172,5 @@ def test_no_pixels_are_left_to_hide_where_cells_are_hidden() -> None:
     _, model = grid()
     model.pretraining["masked_image"] = model.pretraining["masked_regions"]
     step = joint_toy.step(model, joint_toy.batch(inputs={"image": torch.zeros(joint_toy.ROWS, 3, 64, 64)}))
-    with pytest.raises(ConfigError, match='of "image" another objective hides the cells.*leave one of them out'):
+    with pytest.raises(ConfigError, match=r'of "image" another objective hides the cells.*leave one of them out'):
         joint(step)

@@ -52,7 +52,8 @@ def for_use(tower: nn.Module) -> nn.Module:
 
 def pooled(tower: nn.Module, given: Tensor | Text) -> Tensor:
     """(B, D): `tower(given).pooled` in eval mode, by a shorter way where the tower has one."""
-    said: Tensor = tower.pooled(given) if hasattr(tower, "pooled") else tower(given).pooled
+    shorter = getattr(tower, "pooled", None)
+    said: Tensor = tower(given).pooled if shorter is None else shorter(given)
     return said
 
 

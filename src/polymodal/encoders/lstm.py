@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from polymodal.config import Config
@@ -68,7 +68,7 @@ class Lstm(nn.Module):
         x = self.embedding(text.ids)
         start = x.new_zeros(1, x.shape[0], half)
         for layer in range(self.config.layers):
-            forth, back = self.lstm.all_weights[2 * layer : 2 * layer + 2]
+            forth, back = (list[Tensor](weights) for weights in self.lstm.all_weights[2 * layer : 2 * layer + 2])
             ahead = torch.lstm(x, (start, start), forth, True, 1, 0.0, False, False, True)[0]
             behind = x.gather(1, turned.expand(-1, -1, x.shape[2]))
             behind = torch.lstm(behind, (start, start), back, True, 1, 0.0, False, False, True)[0]

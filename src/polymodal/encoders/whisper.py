@@ -86,7 +86,8 @@ class Whisper(nn.Module):
         x = self.act(self.conv1(frames.transpose(1, 2).masked_fill(~real, 0)))
         # Beyond a sound's end the second convolution must see what it would pad with.
         x = self.act(self.conv2(x.masked_fill(~real, 0))).transpose(1, 2)
-        mask = mask[:, 2 * torch.arange(x.shape[1], device=x.device)]  # a token stands at every other frame and looks at both neighbours
+        # A token stands at every other frame and looks at both neighbors.
+        mask = mask[:, 2 * torch.arange(x.shape[1], device=x.device)]
         x = self.dropout(x + self.positions[: x.shape[1]].to(x.dtype))
         x = self.post_norm(self.blocks(x, None if holds(mask.all()) else mask))
         return Tokens(x, mask, masked_mean(x, mask))
