@@ -172,9 +172,8 @@ def _pair_teacher(
     assert isinstance(teacher.preprocess, Preprocess)
     work.say(f"looking at {sum(map(len, parts)):,} rows once, as {teacher.folder} sees them")
     # A copy, because what loads a model for speed may change its layers.
-    engine = Engine(
-        copy.deepcopy(teacher.model), teacher.tokenizer, teacher.preprocess, name=str(teacher.folder), device="cpu"
-    )
+    model, name = copy.deepcopy(teacher.model), str(teacher.folder)
+    engine = Engine(model, teacher.tokenizer, teacher.preprocess, name=name, device="cpu", backend="torch")
     images, texts = [], []
     for rows, own in zip(parts, numbers, strict=True):
         places = list(range(len(rows)))
@@ -199,9 +198,8 @@ def _row_teacher(
     assert isinstance(teacher.preprocess, Features)
     shared = _shared_targets(teacher, _features(work), imitation)
     work.say(f"looking at {sum(map(len, parts)):,} rows once, as {teacher.folder} sees them")
-    predictor = Predictor(
-        copy.deepcopy(teacher.model), teacher.tokenizer, teacher.preprocess, name=str(teacher.folder), device="cpu"
-    )
+    model, name = copy.deepcopy(teacher.model), str(teacher.folder)
+    predictor = Predictor(model, teacher.tokenizer, teacher.preprocess, name=name, device="cpu", backend="torch")
     outputs: dict[str, list[Tensor]] = {name: [] for name in shared}
     states, numbers = [], torch.tensor(np.concatenate([rows.row_numbers for rows in parts]), dtype=torch.int64)
     for rows in parts:

@@ -59,19 +59,22 @@ def _task(measured: Manifest) -> str:
     return "retrieval" if measured.text else "zero-shot"
 
 
-# Copies, because what loads a model for speed may change its layers.
+# Copies, because what loads a model for speed may change its layers. By torch: a model that is measured once is not
+# worth the time to convert it.
 
 
 def _engine(work: Work) -> Engine:
     assert isinstance(work.model, Clip)
     assert not isinstance(work.preprocess, Features)
-    return Engine(copy.deepcopy(work.model), work.tokenizer, work.preprocess, name=_name(work), device="cpu")
+    model = copy.deepcopy(work.model)
+    return Engine(model, work.tokenizer, work.preprocess, name=_name(work), device="cpu", backend="torch")
 
 
 def _predictor(work: Work) -> Predictor:
     assert not isinstance(work.model, Clip)
     assert isinstance(work.preprocess, Features)
-    return Predictor(copy.deepcopy(work.model), work.tokenizer, work.preprocess, name=_name(work), device="cpu")
+    model = copy.deepcopy(work.model)
+    return Predictor(model, work.tokenizer, work.preprocess, name=_name(work), device="cpu", backend="torch")
 
 
 def _name(work: Work) -> str:
