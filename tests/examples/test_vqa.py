@@ -152,4 +152,8 @@ def test_the_demo_answers_the_test_questions(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "vqa/demo.json").read_text(encoding="utf-8"))
     assert report["questions"] == 9_673
     assert report["accuracy"]["test"]["all"] >= 0.99
-    assert report["accuracy"]["without the picture"]["all"] < 0.55  # it is the picture that answers
+    # It is the picture that answers. Yes or no can be guessed from the wording: most denials are true.
+    blind = report["accuracy"]["without the picture"]
+    assert blind["color"] < 1 / 8 + 0.1
+    assert blind["shape"] < 1 / 3 + 0.1
+    assert blind["all"] < 0.65
