@@ -118,6 +118,14 @@ def test_without_the_instructions_float32_is_used_and_said(monkeypatch: pytest.M
     assert (whole.precision, whole.notes) == ("float32", ("precision int8: this CPU has no AVX2; float32 is used",))
 
 
+@needs["onnxruntime"]
+def test_a_named_backend_without_bfloat16_has_float32_unless_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "knows_bfloat16", lambda: True)
+    assert engine(backend="onnx").precision == "float32"
+    with pytest.raises(ConfigError, match="knows float32, int8, not bfloat16"):
+        engine(backend="onnx", precision="bfloat16")
+
+
 def test_with_the_instructions_bfloat16_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "knows_bfloat16", lambda: True)
     assert precision_here("auto", CPU) == ("bfloat16", ())

@@ -75,6 +75,8 @@ def open_backend(
     graphs = graphs_of(model, preprocess)
     kept = Kept(graphs, checksum, device)
     if backend != "auto":
+        if precision == "auto" and known not in KNOWS[backend]:
+            known = "float32"
         return Opened(kept.open(backend, known), notes)
     weights = sum(weight.numel() for weight in model.parameters())
     names = [name for name in NAMES if not missing(name) and known in KNOWS[name]]
