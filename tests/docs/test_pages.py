@@ -40,8 +40,8 @@ def test_the_pages_links_lead_somewhere(page: Path) -> None:
             assert target.startswith("https://") or (source.parent / target).exists(), f"{source.name}: {target}"
 
 
-# Pages on which many models are trained: minutes, that `make docs` and `make test-all` take.
-LONG = ("tables", "vision-language")
+# Pages on which many models are trained or converted: minutes, that `make docs` and `make test-all` take.
+LONG = ("compress", "fast", "tables", "vision-language")
 RUN = [pytest.param(page, id=page.stem, marks=[pytest.mark.slow] * (page.stem in LONG)) for page in PAGES]
 
 
