@@ -41,7 +41,12 @@ def run(
 
     **Steps**
 
-    - `prune:ffn=0.3,heads=0.25`, `low_rank`, `vocabulary`, `distill:epochs=2`
+    - `prune:ffn=0.3,heads=0.25,layers=1`: what is missed least goes; `prune:sparsity=0.5` and `prune:two_of_four=true`
+      put weights to zero, which is smaller only when packed
+
+    - `low_rank:energy=0.99` or `low_rank:rank=0.5`, `vocabulary`
+
+    - `distill:epochs=2`, `finetune:epochs=1`: learn again what was lost, from the model as it was or from the targets
 
     - `bf16`: 16 bits a weight on disk
 

@@ -47,6 +47,7 @@ def divide(
         half = np.random.default_rng((seed, 5)).permutation(len(whole.manifest))[: len(whole.manifest) // 2]
         kept, which = whole.manifest.select(np.sort(half)), "a half of the rows, drawn by the seed"
         notes = ("the table has no column of splits: one half of its rows is measured, the other is learned from",)
+        notes += tuple(whole.warnings)
     else:
         kept, which, notes = measured.manifest, measured.reason, tuple(measured.warnings)
     if len(kept) < 2:

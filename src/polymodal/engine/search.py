@@ -119,7 +119,9 @@ def table_vectors(engine: Engine, manifest: Manifest, want: Want, *, progress: b
         DataError: the table has nothing of what is wanted, or the cache folder cannot be written to.
     """
     decoding = engine.preprocess.image.decoding  # may be another than the artifact's
-    identity = digest(os.path.abspath(manifest.source), want, engine.checksum, engine.precision, decoding)
+    identity = digest(
+        os.path.abspath(manifest.source), want, engine.checksum, engine.backend.name, engine.precision, decoding
+    )
     folder = cache_folder() / "vectors" / f"{identity}-{_state(manifest, want)}"
     if not folder.exists():
         _compute(engine, manifest, want, folder, progress)
