@@ -19,6 +19,20 @@ from tests.train import toy
 SENTENCES = ("a red one", "a much longer sentence about a thing that is not red at all", "blue", "")
 
 
+@pytest.fixture
+def looked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures each call of the picture encoder has looked at so far."""
+    looked: list[int] = []
+    forward = Resnet.forward
+
+    def counted(self: Resnet, pixels: torch.Tensor) -> Any:
+        looked.append(len(pixels))
+        return forward(self, pixels)
+
+    monkeypatch.setattr(Resnet, "forward", counted)
+    return looked
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty rows with a picture (every seventh without), a sentence and two targets, one of them known now and then."""
@@ -84,17 +98,7 @@ def test_a_batch_has_what_the_encoder_would_say(table: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_curve")
-def test_training_is_the_same_with_one_look_and_with_many(
-    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looked: list[int] = []
-    forward = Resnet.forward
-
-    def counted(self: Resnet, pixels: torch.Tensor) -> Any:
-        looked.append(len(pixels))
-        return forward(self, pixels)
-
-    monkeypatch.setattr(Resnet, "forward", counted)
+def test_training_is_the_same_with_one_look_and_with_many(table: Path, tmp_path: Path, looked: list[int]) -> None:
     once = run.fit(recipe(table), out=tmp_path / "once")
     looks = sum(looked)
     looked.clear()
@@ -111,16 +115,7 @@ def test_training_is_the_same_with_one_look_and_with_many(
     )
 
 
-def test_runs_may_share_a_look(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looked: list[int] = []
-    forward = Resnet.forward
-
-    def counted(self: Resnet, pixels: torch.Tensor) -> Any:
-        looked.append(len(pixels))
-        return forward(self, pixels)
-
-    monkeypatch.setattr(Resnet, "forward", counted)
-
+def test_runs_may_share_a_look(table: Path, looked: list[int]) -> None:
     def look(seed: int) -> int:
         prepared = planned(recipe(table, seed=seed)).prepared
         before = sum(looked)
@@ -179,7 +174,7 @@ def test_a_size_that_is_asked_for_holds_for_released_weights_too(table: Path, tm
         planned(recipe(table, freeze=["*"]))
 
 
-def test_rows_of_one_picture_need_one_look(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_one_picture_need_one_look(table: Path, tmp_path: Path, looked: list[int]) -> None:
     """Forty rows that show four pictures, two rows without one: each row gets what its own picture says."""
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     for number, row in enumerate(rows):
@@ -189,14 +184,6 @@ def test_rows_of_one_picture_need_one_look(table: Path, tmp_path: Path, monkeypa
         writer.writeheader()
         writer.writerows(rows)
     prepared = planned(recipe(tmp_path / "rows.csv")).prepared
-    looked: list[int] = []
-    forward = Resnet.forward
-
-    def counted(self: Resnet, pixels: torch.Tensor) -> Any:
-        looked.append(len(pixels))
-        return forward(self, pixels)
-
-    monkeypatch.setattr(Resnet, "forward", counted)
     [once] = look_once({"picture": prepared.model.encoders["picture"].eval()}, [prepared.train])
     assert looked == [8, 6]  # how much there is to keep; then four pictures, and nothing twice
     assert isinstance(once, LockedRows)
@@ -229,15 +216,7 @@ def grid(table: Path, **trainer: Any) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("no_curve")
-def test_a_locked_backbone_finds_the_cells_once(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looked: list[int] = []
-    forward = Resnet.forward
-
-    def counted(self: Resnet, pixels: torch.Tensor) -> Any:
-        looked.append(len(pixels))
-        return forward(self, pixels)
-
-    monkeypatch.setattr(Resnet, "forward", counted)
+def test_a_locked_backbone_finds_the_cells_once(table: Path, tmp_path: Path, looked: list[int]) -> None:
     once = run.fit(grid(table), out=tmp_path / "once")
     looks = sum(looked)
     looked.clear()
